@@ -1,0 +1,116 @@
+"""What goes into the engine and what comes out: plain frozen records, free of torch.
+
+The same records travel over HTTP (`codellama.serve.api` turns them to JSON and back), so a caller
+sees one shape whether the engine runs in its own process or in the server's.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+InfillMode = Literal["auto", "psm", "spm", "prefix"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A piece of another file that goes before the prefix; a higher `priority` is kept longer."""
+
+    filename: str
+    text: str
+    priority: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 is greedy and ignores the rest."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InfillRequest:
+    """Fill the gap between `prefix` and `suffix`; extras come in a stable order, over-supplied.
+
+    `stop` holds texts at which generation ends; they are not part of the result.
+    """
+
+    prefix: str
+    suffix: str
+    extras: tuple[Extra, ...] = ()
+    max_tokens: int = 64
+    mode: InfillMode = "auto"
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """Continue `prompt`; BOS is put in front, control pieces never come from the text."""
+
+    prompt: str
+    max_tokens: int = 64
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation; roles are system, user and assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """Answer the last message, in the model's own chat format."""
+
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int = 256
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+
+
+Request = InfillRequest | CompletionRequest | ChatRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What became of one extra: its tokens (path line included) and whether it was kept."""
+
+    filename: str
+    tokens: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts in tokens, times in seconds; `mean_logprob` is None where no token was generated."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    tokens: int = 0
+    mean_logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One step of a stream: the text it adds (whole characters only) and the ids behind it."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The whole of a generation; `text` ends before any stop token or stop text."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: Stats
+    packed: tuple[Packed, ...] = ()
