@@ -13,9 +13,7 @@ class KVCache:
     positions behind it at no cost.
     """
 
-    def __init__(
-        self, config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
         shape = (config.n_layers, 1, config.n_kv_heads, capacity, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)

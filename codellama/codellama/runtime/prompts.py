@@ -15,9 +15,10 @@ from typing import Literal
 from codellama.runtime.families import InfillTokens
 
 _SLASHES = frozenset(
-    ".js .jsx .mjs .cjs .ts .tsx .mts .cts .go .rs .c .h .cc .cpp .hpp .java .cs .kt .scala .swift .php".split()
+    (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts", ".go", ".rs", ".c", ".h", ".cc")
+    + (".cpp", ".hpp", ".java", ".cs", ".kt", ".scala", ".swift", ".php")
 )
-_DASHES = frozenset(".lua .sql .hs".split())
+_DASHES = frozenset((".lua", ".sql", ".hs"))
 
 
 def extra_text(filename: str, text: str) -> str:

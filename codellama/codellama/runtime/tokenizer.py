@@ -51,9 +51,7 @@ class Tokenizer(Protocol):
 class TiktokenTokenizer:
     """Byte-pair encoding by ranks, as in Llama 3 and the pocket model."""
 
-    def __init__(
-        self, ranks: dict[bytes, int], specials: dict[str, int], vocab_size: int, name: str
-    ) -> None:
+    def __init__(self, ranks: dict[bytes, int], specials: dict[str, int], vocab_size: int, name: str) -> None:
         import tiktoken
 
         self._encoding = tiktoken.Encoding(
@@ -157,9 +155,7 @@ def _from_ranks(content: bytes, file: Path) -> TiktokenTokenizer:
     if len(ranks) < 256 or set(ranks.values()) != set(range(len(ranks))):
         raise CheckpointError(f"{file} lacks ranks and is damaged: fetch the checkpoint again.")
     if len(ranks) == families.LLAMA3_RANKS:
-        return TiktokenTokenizer(
-            ranks, families.LLAMA3_SPECIALS, families.LLAMA3_VOCABULARY, "llama3"
-        )
+        return TiktokenTokenizer(ranks, families.LLAMA3_SPECIALS, families.LLAMA3_VOCABULARY, "llama3")
     specials = {name: len(ranks) + n for n, name in enumerate(families.POCKET_SPECIALS)}
     return TiktokenTokenizer(ranks, specials, len(ranks) + len(specials), "pocket")
 

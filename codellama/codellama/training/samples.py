@@ -8,6 +8,7 @@ package heads the prefix, under its path, as `codellama.runtime.prompts` lays ou
 
 import random
 from collections.abc import Iterator
+from typing import Literal
 
 from codellama.runtime.families import InfillTokens
 from codellama.runtime.prompts import extra_text, infill_ids
@@ -46,7 +47,7 @@ class SampleStream:
             return [self.tokenizer.bos_id, *self.tokenizer.encode(text), eos]
         start, end = self._middle(text)
         prefix, middle, suffix = text[:start], text[start:end], text[end:]
-        mode = self.random.choice(("psm", "spm"))
+        mode: Literal["psm", "spm"] = "psm" if self.random.random() < 0.5 else "spm"
         encode = self.tokenizer.encode
         answer = encode(middle)
         before = encode(prefix)
@@ -54,9 +55,7 @@ class SampleStream:
             # As in the paper, prefix and middle encoded as one; the other half teaches the model to go
             # on after a prefix that ends inside a token.
             before, answer = encode(prefix + middle), []
-        ids = infill_ids(
-            self.tokens, self.tokenizer.bos_id, mode, before, encode(suffix), self._extras(file)
-        )
+        ids = infill_ids(self.tokens, self.tokenizer.bos_id, mode, before, encode(suffix), self._extras(file))
         return [*ids, *answer, self.tokens.eot]
 
     def _windows(self, file: SourceFile) -> Iterator[tuple[SourceFile, str]]:

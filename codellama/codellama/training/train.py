@@ -10,7 +10,7 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class Recipe:
     heads: int = 4
     kv_heads: int = 2
     ffn: int = 688
-    length: int = 512
-    batch: int = 4
+    length: int = 1024
+    batch: int = 2
     muon_rate: float = 0.02
     adam_rate: float = 0.004
     seed: int = 0
@@ -122,7 +122,7 @@ def _new_model(recipe: Recipe, vocabulary: int) -> Transformer:
         head_dim=recipe.dim // recipe.heads,
         ffn_dim=recipe.ffn,
         rope_theta=1e6,
-        max_context=2048,
+        max_context=recipe.length,
         tie_embeddings=True,
         family="pocket",
     )
@@ -153,7 +153,7 @@ def _set_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None
             group["lr"] = group.setdefault("full_lr", group["lr"]) * max(factor, 0.0)
 
 
-def _step(forward: nn.Module, optimizers: list[torch.optim.Optimizer], ids: Tensor) -> float:
+def _step(forward: Callable[[Tensor], Tensor], optimizers: list[torch.optim.Optimizer], ids: Tensor) -> float:
     loss = _loss(forward, ids)
     loss.backward()  # type: ignore[no-untyped-call] # torch ships this one unannotated
     for optimizer in optimizers:
@@ -162,7 +162,7 @@ def _step(forward: nn.Module, optimizers: list[torch.optim.Optimizer], ids: Tens
     return loss.item()
 
 
-def _loss(forward: nn.Module, ids: Tensor) -> Tensor:
+def _loss(forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
         logits = forward(ids[:, :-1])  # [B, T, V]
     return functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
@@ -202,9 +202,7 @@ def _save(
     (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
 
 
-def _resume(
-    out: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> tuple[float, int]:
+def _resume(out: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[float, int]:
     path = out / "checkpoint.pt"
     if not path.exists():
         return 0.0, 0

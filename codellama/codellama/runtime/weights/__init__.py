@@ -1,0 +1,1 @@
+"""Readers of checkpoint formats; each yields Hugging Face's names of tensors."""

@@ -1,0 +1,87 @@
+"""What of prefix, suffix and extras fits into the context, counted in tokens. Free of torch.
+
+Everything is cut before the prompt is built, never after, so no template is ever clipped. The window
+over a long prefix begins at a multiple of 64 lines: while the cursor moves, it mostly begins at the same
+line, and the ids before it can be reused. The caller sends the prefix from the start of the file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from codellama.runtime.prompts import extra_text
+from codellama.runtime.records import Extra, Packed
+from codellama.runtime.tokenizer import Tokenizer
+
+BLOCK_LINES = 64
+# Of the room for text: the suffix gets at most a quarter, extras at most half of what is then left.
+SUFFIX_SHARE = 0.25
+EXTRAS_SHARE = 0.5
+# No piece of a Llama tokenizer is longer than this on ordinary text; longer text need not be encoded.
+_CHARACTERS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Encoded parts that fit together; `extras` in the order given, `packed` says what was kept."""
+
+    prefix: list[int]
+    suffix: list[int]
+    extras: list[list[int]]
+    packed: tuple[Packed, ...]
+
+
+def pack(tokenizer: Tokenizer, prefix: str, suffix: str, extras: Sequence[Extra], room: int) -> Parts:
+    """Cuts the three to `room` tokens in all: nearest the cursor first, extras by priority."""
+    after = _head(tokenizer, suffix, int(room * SUFFIX_SHARE))
+    encoded = [tokenizer.encode(extra_text(e.filename, e.text)) for e in extras]
+    left = room - len(after)
+    shortest = min((len(ids) for ids in encoded), default=0)
+    before = _tail(tokenizer, prefix, left)
+    # A prefix that leaves no place for any extra gives up what the extras may claim.
+    if encoded and left - len(before) < shortest:
+        before = _tail(tokenizer, prefix, int(left * (1 - EXTRAS_SHARE)))
+    kept = _fitting(extras, encoded, min(left - len(before), int(left * EXTRAS_SHARE)))
+    return Parts(
+        prefix=before,
+        suffix=after,
+        extras=[ids for n, ids in enumerate(encoded) if n in kept],
+        packed=tuple(
+            Packed(extra.filename, len(ids), n in kept)
+            for n, (extra, ids) in enumerate(zip(extras, encoded, strict=True))
+        ),
+    )
+
+
+def _fitting(extras: Sequence[Extra], encoded: list[list[int]], room: int) -> set[int]:
+    """The places of the extras to keep, the highest priority first; ties in the order given."""
+    kept: set[int] = set()
+    for n in sorted(range(len(extras)), key=lambda n: (-extras[n].priority, n)):
+        if len(encoded[n]) <= room:
+            kept.add(n)
+            room -= len(encoded[n])
+    return kept
+
+
+def _head(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
+    """The ids of the text's beginning, cut after a line where one ends within the room."""
+    ids = tokenizer.encode_continuation(text[: room * _CHARACTERS_PER_TOKEN])
+    if len(ids) <= room:
+        return ids
+    cut = tokenizer.decode_continuation(ids[:room]).rpartition("\n")[0]
+    short = tokenizer.encode_continuation(cut + "\n") if cut else ids[:room]
+    return short[:room]
+
+
+def _tail(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
+    """The ids of the text's end, begun at a block of 64 lines where that fits the room."""
+    lines = text.splitlines(keepends=True)
+    for start in range(0, len(lines), BLOCK_LINES):
+        tail = "".join(lines[start:])
+        if len(tail) > room * _CHARACTERS_PER_TOKEN:
+            continue
+        ids = tokenizer.encode(tail)
+        if len(ids) <= room:
+            return ids
+    last = "".join(lines[-BLOCK_LINES:])[-room * _CHARACTERS_PER_TOKEN :] if room > 0 else ""
+    ids = tokenizer.encode(last)
+    return ids[-room:] if room > 0 else []

@@ -1,0 +1,38 @@
+"""Chooses the next token from logits."""
+
+import torch
+from torch import Tensor
+
+from codellama.runtime.records import Sampling
+
+
+class Sampler:
+    """Greedy at temperature 0; else temperature and nucleus sampling, repeatable by seed."""
+
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self._temperature = sampling.temperature
+        self._top_p = sampling.top_p
+        self._generator = torch.Generator(device=device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def choose(self, logits: Tensor) -> tuple[int, float]:
+        """The next id and its log-probability under the model (temperature 1), from logits [V]."""
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        if self._temperature == 0:
+            choice = int(logits.argmax())
+            return choice, float(logprobs[choice])
+        weights = torch.softmax(logits.float() / self._temperature, dim=-1)
+        if self._top_p < 1:
+            weights = _nucleus(weights, self._top_p)
+        choice = int(torch.multinomial(weights, 1, generator=self._generator))
+        return choice, float(logprobs[choice])
+
+
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Zeroes what lies outside the nucleus (arXiv 1904.09751), as the reference: cumsum - p > top_p."""
+    ordered, places = weights.sort(descending=True)
+    ordered = ordered.masked_fill(ordered.cumsum(0) - ordered > top_p, 0.0)
+    return torch.zeros_like(weights).scatter(0, places, ordered)

@@ -1,0 +1,90 @@
+"""Messages on a byte stream: `Content-Length` headers, and the standard input they come from.
+
+Reading forgives what can be forgiven: any case of header, bare line feeds, junk between messages,
+an absurd length. A client's slip must not leave the server deaf. What a message means is not known
+here.
+"""
+
+import asyncio
+import os
+import threading
+from typing import BinaryIO
+
+LONGEST_MESSAGE = 256 << 20
+"""In bytes; a header that promises more is taken for junk."""
+
+_CHUNK = 1 << 16
+
+
+async def read_message(reader: asyncio.StreamReader) -> bytes | None:
+    """The body of the next message, or None at the end of the stream."""
+    length: int | None = None
+    while True:
+        try:
+            line = await reader.readline()
+        except ValueError:  # longer than any header: junk, and asyncio has dropped it
+            continue
+        if not line:
+            return None
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            length = _length(value.strip())
+        elif not line.strip() and length is not None:
+            try:
+                return await reader.readexactly(length)
+            except asyncio.IncompleteReadError:
+                return None
+
+
+def _length(digits: bytes) -> int | None:
+    if not digits.isdigit() or len(digits) > len(str(LONGEST_MESSAGE)):
+        return None
+    length = int(digits)
+    return length if length <= LONGEST_MESSAGE else None
+
+
+def read_in_thread(descriptor: int) -> asyncio.StreamReader:
+    """A reader of a file descriptor, fed by a daemon thread.
+
+    Unlike asyncio's pipes this works for files and on Windows, and unlike a thread pool it does not
+    hold up the end of the process while nobody writes.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_CHUNK)
+
+    def pump() -> None:
+        try:
+            while chunk := os.read(descriptor, _CHUNK):
+                loop.call_soon_threadsafe(reader.feed_data, chunk)
+            loop.call_soon_threadsafe(reader.feed_eof)
+        except OSError:  # the descriptor is gone, which is an end too
+            loop.call_soon_threadsafe(reader.feed_eof)
+        except RuntimeError:  # the loop was closed first: nobody reads any more
+            pass
+
+    threading.Thread(target=pump, name="stdin", daemon=True).start()
+    return reader
+
+
+class Writer:
+    """Whole messages to a binary stream; once the other side is gone, writing does nothing.
+
+    The reader sees the end of its stream at the same time, which is what ends the server.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lost = False
+
+    def write(self, data: bytes) -> None:
+        """Write and flush."""
+        if self._lost:
+            return
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except OSError:
+            self._lost = True
+
+    def close(self) -> None:
+        """Part of the interface that pygls expects; the stream is its owner's to close."""

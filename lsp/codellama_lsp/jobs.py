@@ -1,0 +1,49 @@
+"""Requests that a newer one makes pointless: the newest of each document wins.
+
+Cancelling is asyncio's: the task that waits for the model is cancelled, its connection closes, and
+that frees the engine. Nothing here knows what the work is.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class SupersededError(Exception):
+    """A newer job of the same key has taken this one's place."""
+
+
+class Jobs:
+    """At most one running job for each key."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    async def run(self, key: str, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, after cancelling the job that ran under `key` before.
+
+        Raises SupersededError once a newer job of this key has cancelled it; when the caller itself
+        is cancelled the work is cancelled with it, and CancelledError goes on as usual.
+        """
+        task = asyncio.ensure_future(work)
+        older = self._running.get(key)
+        if older is not None:
+            older.cancel()
+        self._running[key] = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            raise SupersededError from None
+        finally:
+            if self._running.get(key) is task:
+                del self._running[key]
+
+    def cancel_all(self) -> None:
+        """Cancel whatever runs; each caller sees SupersededError."""
+        for task in self._running.values():
+            task.cancel()

@@ -1,0 +1,102 @@
+"""What the editor may set, as frozen dataclasses with a default for everything.
+
+The names are those of the configuration file (`completion.max_tokens` here is
+`{"completion": {"max_tokens": 64}}`). A value that is wrong is left at what it was and described in
+one sentence: a typing error in an editor's settings must never stop the server. Nothing is read
+from files or the environment here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionSettings:
+    """`max_tokens` bounds one suggestion, `budget_bytes` what goes along from other files."""
+
+    enabled: bool = True
+    model: str = "pocket"
+    max_tokens: int = 64
+    budget_bytes: int = 6144
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the model server is started; `max_context` 0 leaves it to the model."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_context: int = 0
+    idle_minutes: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """Whether workspace folders are indexed; without an index completions see open files only."""
+
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of them; every group is a dataclass of plain values."""
+
+    completion: CompletionSettings = field(default_factory=CompletionSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
+
+
+def read(options: object, base: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """Lay a client's options over `base`; also returns one sentence for each that was refused.
+
+    The options may stand under a `codellama` key, as editors send them, or alone. Anything that is
+    not there keeps its value of `base`; None is no options at all.
+    """
+    if isinstance(options, Mapping) and "codellama" in options:
+        options = options["codellama"]
+    problems: list[str] = []
+    settings = base if options is None else _read(options, base, "codellama", problems)
+    return settings, tuple(problems)
+
+
+def _read(options: object, base: T, name: str, problems: list[str]) -> T:
+    if not isinstance(options, Mapping):
+        problems.append(f"{name} must be a table of settings, not {options!r}: it is ignored.")
+        return base
+    assert is_dataclass(base)
+    types = get_type_hints(type(base))
+    known = {each.name for each in fields(base)}
+    changes: dict[str, Any] = {}
+    for key, value in options.items():
+        full = f"{name}.{key}"
+        if key not in known:
+            problems.append(f"{full} is no setting (there are {', '.join(sorted(known))}).")
+        elif is_dataclass(types[key]):
+            changes[key] = _read(value, getattr(base, key), full, problems)
+        elif _fits(value, types[key]):
+            changes[key] = types[key](value)
+        else:
+            wanted = _WANTED[types[key]]
+            problems.append(f"{full} must be {wanted}, not {value!r}: it is ignored.")
+    return replace(base, **changes)
+
+
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number from 0 on",
+    float: "a number from 0 on",
+    str: "a text that is not empty",
+}
+
+
+def _fits(value: object, wanted: type) -> bool:
+    if wanted is bool:
+        return isinstance(value, bool)
+    if wanted is str:
+        return isinstance(value, str) and value != ""
+    # Lua and JavaScript send whole numbers as floats now and then.
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and value >= 0 and (wanted is float or value == int(value))
