@@ -17,7 +17,7 @@ from codellama.runtime.sampling import Sampler
 BLOCK = 128
 
 
-class Cancelled(Exception):  # noqa: N818 - an outcome, not an error
+class Cancelled(Exception):
     """Raised inside the runtime where the caller no longer wants the result; never leaves the engine."""
 
 

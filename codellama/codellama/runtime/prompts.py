@@ -15,8 +15,8 @@ from typing import Literal
 from codellama.runtime.families import InfillTokens
 
 _SLASHES = frozenset(
-    (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts", ".go", ".rs", ".c", ".h", ".cc")
-    + (".cpp", ".hpp", ".java", ".cs", ".kt", ".scala", ".swift", ".php")
+    {".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts", ".go", ".rs", ".c", ".h"}
+    | {".cc", ".cpp", ".hpp", ".java", ".cs", ".kt", ".scala", ".swift", ".php"}
 )
 _DASHES = frozenset((".lua", ".sql", ".hs"))
 

@@ -1,0 +1,98 @@
+"""`python -m codellama.serve`: the model server's process. The only one that loads torch.
+
+It answers on a Unix socket or on loopback, loads the model at once, and ends after idling or on SIGTERM.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+
+import uvicorn
+
+from codellama.runtime.errors import CodellamaError, ServerError
+from codellama.serve import daemon
+from codellama.serve.app import App
+from codellama.serve.security import Guard
+from codellama.serve.worker import Worker
+
+
+def main() -> None:
+    """Serves until idle or told to stop; exits with the error's code and one sentence on stderr."""
+    arguments = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(_serve(arguments))
+    except CodellamaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: The model server cannot listen ({error}): free the address.", file=sys.stderr)
+        sys.exit(ServerError.exit_code)
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    worker = Worker(arguments.device, arguments.dtype, arguments.max_context or None)
+    app = App(worker, arguments.model)
+    token = os.environ.get("CODELLAMA_TOKEN") or secrets.token_urlsafe(32)
+    hosts = (arguments.host,) if arguments.host else ()
+    guarded = Guard(app.starlette(), token, hosts)
+    listener = _listen(arguments)
+    config = uvicorn.Config(guarded, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=30)
+    server = uvicorn.Server(config)
+    # The model loads while the first clients already connect; what they ask for waits in the queue.
+    loading = asyncio.ensure_future(worker.load(arguments.model))
+    idle = asyncio.ensure_future(_leave_when_idle(server, app, arguments.idle_minutes * 60))
+    state = daemon.publish(listener, token, arguments.model)
+    try:
+        await asyncio.gather(server.serve(sockets=[listener]), loading)
+    finally:
+        idle.cancel()
+        daemon.withdraw(state)
+        worker.close()
+
+
+async def _leave_when_idle(server: uvicorn.Server, app: App, seconds: float) -> None:
+    while not server.should_exit:
+        await asyncio.sleep(min(seconds / 4, 5.0))
+        if not app.busy and time.monotonic() - app.last_used > seconds:
+            logging.info("idle for %.0f s, leaving", seconds)
+            server.should_exit = True
+
+
+def _listen(arguments: argparse.Namespace) -> socket.socket:
+    if arguments.uds:
+        path = Path(arguments.uds)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)  # the socket is born 0600
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+    else:
+        listener = socket.create_server((arguments.host or "127.0.0.1", arguments.port))
+    listener.listen(128)
+    return listener
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="codellama.serve", description=__doc__)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--uds", help="listen on this Unix socket")
+    parser.add_argument("--host", default="", help="listen on this address instead of loopback")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--max-context", type=int, default=0)
+    parser.add_argument("--idle-minutes", type=float, default=15.0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

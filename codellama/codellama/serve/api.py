@@ -1,0 +1,199 @@
+"""JSON on the wire to the runtime's records and back; what does not fit raises InvalidRequest.
+
+`/infill` takes llama.cpp's field names, so that its editor plugins work unchanged.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from codellama.runtime import errors
+from codellama.runtime.errors import CodellamaError, InvalidRequest, ServerError
+from codellama.runtime.records import (
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    Extra,
+    InfillRequest,
+    Packed,
+    Request,
+    Result,
+    Sampling,
+    Stats,
+)
+
+# Changes when old clients and new servers (or the reverse) would misunderstand each other; it is part of
+# the socket's name, so that they never meet.
+PROTOCOL = 1
+
+T = TypeVar("T")
+_MODES = ("auto", "psm", "spm", "prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model in the server's memory."""
+
+    name: str
+    family: str
+    max_context: int
+    can_infill: bool
+    can_chat: bool
+
+
+def read_infill(body: dict[str, Any]) -> InfillRequest:
+    """The request of `POST /infill`."""
+    mode = _field(body, "mode", str, "auto")
+    if mode not in _MODES:
+        raise InvalidRequest(f"mode is {mode!r}: give one of {', '.join(_MODES)}.")
+    prompt = _field(body, "prompt", str, "")
+    return InfillRequest(
+        prefix=_field(body, "input_prefix", str, "") + prompt,
+        suffix=_field(body, "input_suffix", str, ""),
+        extras=tuple(_extra(item) for item in _field(body, "input_extra", list, [])),
+        max_tokens=_max_tokens(body, "n_predict", 64),
+        mode=mode,  # type: ignore[arg-type] # checked against the literal's values above
+        sampling=_sampling(body, temperature=0.0),
+        stop=_stop(body),
+    )
+
+
+def read_completion(body: dict[str, Any]) -> InfillRequest | CompletionRequest:
+    """The request of `POST /v1/completions`; with `suffix` it is an infill."""
+    prompt = _field(body, "prompt", str, "")
+    max_tokens = _max_tokens(body, "max_tokens", 16)
+    if body.get("suffix"):
+        suffix = _field(body, "suffix", str, "")
+        return InfillRequest(prompt, suffix, (), max_tokens, "auto", _sampling(body, 1.0), _stop(body))
+    return CompletionRequest(prompt, max_tokens, _sampling(body, 1.0), _stop(body))
+
+
+def read_chat(body: dict[str, Any]) -> ChatRequest:
+    """The request of `POST /v1/chat/completions`."""
+    messages = []
+    for item in _field(body, "messages", list, []):
+        if not isinstance(item, dict):
+            raise InvalidRequest("messages holds something other than objects: give role and content.")
+        messages.append(ChatMessage(_field(item, "role", str, ""), _field(item, "content", str, "")))
+    if not messages:
+        raise InvalidRequest("messages is empty: give at least one.")
+    max_tokens = _max_tokens(body, "max_tokens", 256)
+    return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body))
+
+
+def request_body(request: Request) -> tuple[str, dict[str, Any]]:
+    """The route and the JSON body that carry a request."""
+    common = {"stop": list(request.stop), **asdict(request.sampling)}
+    if isinstance(request, InfillRequest):
+        extras = [asdict(extra) for extra in request.extras]
+        return "/infill", common | {
+            "input_prefix": request.prefix,
+            "input_suffix": request.suffix,
+            "input_extra": extras,
+            "n_predict": request.max_tokens,
+            "mode": request.mode,
+        }
+    if isinstance(request, CompletionRequest):
+        return "/v1/completions", common | {"prompt": request.prompt, "max_tokens": request.max_tokens}
+    messages = [asdict(message) for message in request.messages]
+    return "/v1/chat/completions", common | {"messages": messages, "max_tokens": request.max_tokens}
+
+
+def result_body(result: Result) -> dict[str, Any]:
+    """Our own fields of an answer; they stand beside those of OpenAI's and llama.cpp's shapes."""
+    return {
+        "text": result.text,
+        "ids": list(result.ids),
+        "finish_reason": result.finish_reason,
+        "stats": asdict(result.stats),
+        "packed": [asdict(packed) for packed in result.packed],
+    }
+
+
+def read_result(body: dict[str, Any]) -> Result:
+    """The answer that `result_body` wrote; raises ServerError where it is something else."""
+    try:
+        return Result(
+            text=body["text"],
+            ids=tuple(body["ids"]),
+            finish_reason=body["finish_reason"],
+            stats=Stats(**body["stats"]),
+            packed=tuple(Packed(**packed) for packed in body["packed"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ServerError(
+            "The model server's answer has an unknown shape: stop it with `codellama serve --stop` "
+            "and try again."
+        ) from error
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """OpenAI's shape of an error, with the class's name, from which `read_error` makes it again."""
+    if isinstance(error, CodellamaError):
+        return {"error": {"message": str(error), "type": type(error).__name__}}
+    message = "The model server met an error of its own: see its log (`codellama serve --status`)."
+    return {"error": {"message": message, "type": "ServerError"}}
+
+
+def read_error(body: object) -> CodellamaError:
+    """The error that a server sent."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return ServerError("The model server failed without saying why: see `codellama serve --status`.")
+    kind = getattr(errors, str(error.get("type")), None)
+    known = isinstance(kind, type) and issubclass(kind, CodellamaError)
+    return (kind if known else ServerError)(str(error.get("message")))  # type: ignore[misc] # checked
+
+
+def _extra(item: object) -> Extra:
+    if not isinstance(item, dict):
+        raise InvalidRequest("input_extra holds something other than objects: give filename and text.")
+    priority = item.get("priority", 0.0)
+    if not isinstance(priority, int | float) or isinstance(priority, bool):
+        raise InvalidRequest("An extra's priority is no number.")
+    return Extra(_field(item, "filename", str, "extra"), _field(item, "text", str, ""), float(priority))
+
+
+def _sampling(body: dict[str, Any], temperature: float) -> Sampling:
+    seed = body.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise InvalidRequest("seed is no whole number.")
+    return Sampling(
+        temperature=_number(body, "temperature", temperature),
+        top_p=_number(body, "top_p", 1.0),
+        seed=seed,
+    )
+
+
+def _stop(body: dict[str, Any]) -> tuple[str, ...]:
+    stop = body.get("stop") or []
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop) or len(stop) > 16:
+        raise InvalidRequest("stop is no text and no list of at most 16 texts.")
+    return tuple(stop)
+
+
+def _max_tokens(body: dict[str, Any], name: str, default: int) -> int:
+    value = body.get(name)
+    if value is None or value == -1:  # llama.cpp's "as many as you like"
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidRequest(f"{name} is no whole number.")
+    return value
+
+
+def _number(body: dict[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidRequest(f"{name} is no number.")
+    return float(value)
+
+
+def _field(body: dict[str, Any], name: str, kind: type[T], default: T) -> T:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"{name} is not of the type {kind.__name__}.")
+    return value
