@@ -38,9 +38,7 @@ class Documents:
 
     def open(self, item: types.TextDocumentItem) -> None:
         """Take over a document from the editor."""
-        self._open[item.uri] = Document(
-            item.uri, item.language_id, item.version, well_formed(item.text)
-        )
+        self._open[item.uri] = Document(item.uri, item.language_id, item.version, well_formed(item.text))
 
     def change(
         self,

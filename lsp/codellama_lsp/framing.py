@@ -8,7 +8,8 @@ here.
 import asyncio
 import os
 import threading
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import BinaryIO, SupportsIndex
 
 LONGEST_MESSAGE = 256 << 20
 """In bytes; a header that promises more is taken for junk."""
@@ -43,14 +44,32 @@ def _length(digits: bytes) -> int | None:
     return length if length <= LONGEST_MESSAGE else None
 
 
-def read_in_thread(descriptor: int) -> asyncio.StreamReader:
+class Input(asyncio.StreamReader):
+    """A stream that can be ended from this side; what arrives after that is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=_CHUNK)
+        self._ended = False
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        """Take in bytes."""
+        if not self._ended:
+            super().feed_data(data)
+
+    def feed_eof(self) -> None:
+        """End the stream; what was taken in before is still read."""
+        self._ended = True
+        super().feed_eof()
+
+
+def read_in_thread(descriptor: int) -> Input:
     """A reader of a file descriptor, fed by a daemon thread.
 
     Unlike asyncio's pipes this works for files and on Windows, and unlike a thread pool it does not
     hold up the end of the process while nobody writes.
     """
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=_CHUNK)
+    reader = Input()
 
     def pump() -> None:
         try:

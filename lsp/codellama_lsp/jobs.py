@@ -1,14 +1,17 @@
-"""Requests that a newer one makes pointless: the newest of each document wins.
+"""Who waits for which task: requests that a newer one makes pointless, and work in the background.
 
 Cancelling is asyncio's: the task that waits for the model is cancelled, its connection closes, and
 that frees the engine. Nothing here knows what the work is.
 """
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class SupersededError(Exception):
@@ -16,7 +19,7 @@ class SupersededError(Exception):
 
 
 class Jobs:
-    """At most one running job for each key."""
+    """At most one running job for each key: the newest wins."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[Any]] = {}
@@ -47,3 +50,27 @@ class Jobs:
         """Cancel whatever runs; each caller sees SupersededError."""
         for task in self._running.values():
             task.cancel()
+
+
+class Background:
+    """Tasks that nobody waits for, until the end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside everything else."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait until it has let go."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("Background work failed", exc_info=error)

@@ -49,7 +49,7 @@ def _exists(process_id: int) -> bool:
         return bool(running)
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -6,11 +6,10 @@ one sentence: a typing error in an editor's settings must never stop the server.
 from files or the environment here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar, get_type_hints
-
-T = TypeVar("T")
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,11 @@ def read(options: object, base: Settings) -> tuple[Settings, tuple[str, ...]]:
     return settings, tuple(problems)
 
 
-def _read(options: object, base: T, name: str, problems: list[str]) -> T:
+def _read(options: object, base: Any, name: str, problems: list[str]) -> Any:
+    """`base`, a group of settings, with the options laid over it."""
     if not isinstance(options, Mapping):
         problems.append(f"{name} must be a table of settings, not {options!r}: it is ignored.")
         return base
-    assert is_dataclass(base)
     types = get_type_hints(type(base))
     known = {each.name for each in fields(base)}
     changes: dict[str, Any] = {}
@@ -97,6 +96,7 @@ def _fits(value: object, wanted: type) -> bool:
         return isinstance(value, bool)
     if wanted is str:
         return isinstance(value, str) and value != ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
     # Lua and JavaScript send whole numbers as floats now and then.
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and value >= 0 and (wanted is float or value == int(value))
+    return math.isfinite(value) and value >= 0 and (wanted is float or value == int(value))

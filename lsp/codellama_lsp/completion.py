@@ -1,0 +1,57 @@
+"""Inline completion: one place in one text becomes a suggestion. It keeps no state.
+
+The server says where the place stands and with which client to ask; `codellama.assist` does the
+asking. Nothing here knows the protocol.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codellama_index.records import OpenDocument
+from codellama_lsp.settings import CompletionSettings
+
+if TYPE_CHECKING:
+    from codellama.assist.completion import Completion
+
+    from codellama.serve.client import ModelClient
+    from codellama_index import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a completion is wanted; `offset` is in bytes of UTF-8.
+
+    `path` is relative to the index's root, or a bare file name where there is no index. The open
+    documents are those of the same repository, this one excepted.
+    """
+
+    path: str
+    text: str
+    offset: int
+    index: "Index | None" = None
+    open_documents: tuple[OpenDocument, ...] = ()
+
+
+async def suggest(client: "ModelClient", place: Place, settings: CompletionSettings) -> "Completion":
+    """Ask for a suggestion at a place; raises CodellamaError and CodeIndexError."""
+    from codellama.assist.completion import CompletionQuery, complete
+
+    query = CompletionQuery(
+        path=place.path,
+        text=place.text,
+        offset=place.offset,
+        max_tokens=settings.max_tokens,
+        open_documents=place.open_documents,
+        budget_bytes=settings.budget_bytes,
+    )
+    return await complete(client, place.index, query)
+
+
+def laid_over(
+    buffers: Iterable[tuple[str, str]], path: str, largest: int = 1 << 20
+) -> tuple[OpenDocument, ...]:
+    """The buffers (path, text) that go over the index: all but `path` itself and huge ones."""
+    return tuple(
+        OpenDocument(other, text) for other, text in buffers if other != path and len(text) <= largest
+    )

@@ -1,0 +1,78 @@
+"""The language server's one client of the model server.
+
+It is made when the first completion wants it, since its import takes longer than answering
+`initialize`, and made anew when the settings name another model. Starting and restarting the model
+server is the client's own part.
+"""
+
+import asyncio
+import importlib
+from typing import TYPE_CHECKING
+
+from codellama_lsp.settings import Settings
+
+if TYPE_CHECKING:
+    from codellama.serve.client import ModelClient, ServeSettings
+
+_SLOW_IMPORTS = ("httpx", "codellama_index", "codellama.assist.completion", "codellama.serve.client")
+
+
+class Engine:
+    """Hands out the client that fits the settings, with its server started."""
+
+    def __init__(self) -> None:
+        self._settings: Settings | None = None
+        self._client: ModelClient | None = None
+        self._starting: asyncio.Task[ModelClient] | None = None
+
+    async def client(self, settings: Settings) -> "ModelClient":
+        """The client; raises CodellamaError where the model server cannot be started.
+
+        However many ask, the server is started once, and a caller that is cancelled leaves at once
+        while the start goes on. After a failure the next caller tries again.
+        """
+        if self._starting is None or self._settings != settings:
+            self._settings = settings
+            self._starting = asyncio.create_task(self._start(settings))
+        starting = self._starting
+        try:
+            return await asyncio.shield(starting)
+        finally:
+            if self._starting is starting and starting.done() and starting.exception() is not None:
+                self._starting = None
+
+    async def aclose(self) -> None:
+        """Close the client; the model server goes on for others and leaves when idle."""
+        if self._starting is not None:
+            self._starting.cancel()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _start(self, settings: Settings) -> "ModelClient":
+        for name in _SLOW_IMPORTS:
+            await asyncio.to_thread(importlib.import_module, name)
+        from codellama.serve.client import ModelClient
+
+        wanted = _serve_settings(settings)
+        old = self._client
+        if old is not None and old.settings == wanted:
+            client = old
+        else:
+            client = self._client = ModelClient(wanted)
+            if old is not None:
+                await old.aclose()
+        await client.models()
+        return client
+
+
+def _serve_settings(settings: Settings) -> "ServeSettings":
+    from codellama.serve.client import ServeSettings
+
+    return ServeSettings(
+        model=settings.completion.model,
+        device=settings.engine.device,
+        dtype=settings.engine.dtype,
+        max_context=settings.engine.max_context,
+        idle_minutes=settings.engine.idle_minutes,
+    )

@@ -1,0 +1,83 @@
+"""`codellama_lsp.settings`: whatever an editor sends, there are settings and no exception."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_lsp.settings import CompletionSettings, Settings, read
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+NAMES = ["codellama", "completion", "engine", "index", "enabled", "model", "max_tokens", "idle_minutes"]
+options = st.recursive(
+    json_values,
+    lambda inner: st.dictionaries(st.sampled_from(NAMES), inner),
+    max_leaves=8,
+)
+
+
+def test_options_may_stand_under_codellama_or_alone() -> None:
+    """Neovim sends settings under their name, initializationOptions mostly come bare."""
+    wanted = Settings(completion=CompletionSettings(max_tokens=24))
+    bare = {"completion": {"max_tokens": 24}}
+    assert read(bare, Settings()) == (wanted, ())
+    assert read({"codellama": bare}, Settings()) == (wanted, ())
+
+
+def test_no_options_are_the_base() -> None:
+    """A client without options sends null or nothing in it."""
+    base = Settings(completion=CompletionSettings(model="other"))
+    assert read(None, base) == (base, ())
+    assert read({}, base) == (base, ())
+
+
+def test_what_is_left_out_keeps_its_value() -> None:
+    """Options are laid over the base, group by group."""
+    base = Settings(completion=CompletionSettings(model="other"))
+    settings, problems = read({"completion": {"enabled": False}}, base)
+    assert settings.completion == CompletionSettings(enabled=False, model="other")
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({"completion": {"max_tokens": "many"}}, "codellama.completion.max_tokens must be a whole"),
+        ({"completion": {"max_tokens": -1}}, "codellama.completion.max_tokens must be a whole"),
+        ({"completion": {"max_tokens": True}}, "codellama.completion.max_tokens must be a whole"),
+        ({"completion": {"enabled": "yes"}}, "codellama.completion.enabled must be true or false"),
+        ({"completion": {"model": ""}}, "codellama.completion.model must be a text"),
+        ({"engine": {"idle_minutes": float("nan")}}, "codellama.engine.idle_minutes must be"),
+        ({"completion": 3}, "codellama.completion must be a table"),
+        ({"colour": "red"}, "codellama.colour is no setting (there are completion, engine, index)"),
+        ([1], "codellama must be a table"),
+    ],
+)
+def test_a_wrong_value_is_named_and_ignored(sent: object, said: str) -> None:
+    """One sentence names the setting, the rest of the settings stand."""
+    settings, problems = read(sent, Settings())
+    assert settings == Settings()
+    assert len(problems) == 1
+    assert problems[0].startswith(said)
+
+
+def test_whole_floats_are_whole_numbers() -> None:
+    """Some clients send 24.0 for 24; it arrives as an int."""
+    settings, problems = read({"completion": {"max_tokens": 24.0}}, Settings())
+    assert not problems
+    assert repr(settings.completion.max_tokens) == "24"
+
+
+@given(options)
+def test_nothing_breaks_the_server(sent: object) -> None:
+    """Any JSON gives settings of the right types."""
+    settings, _ = read(sent, Settings())
+    for group in dataclasses.fields(Settings):
+        values, defaults = getattr(settings, group.name), getattr(Settings(), group.name)
+        for each in dataclasses.fields(values):
+            assert type(getattr(values, each.name)) is type(getattr(defaults, each.name))
