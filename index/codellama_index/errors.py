@@ -1,11 +1,11 @@
 """The index's error tree; it is a stranger to the runtime's and shaped alike.
 
-    CodeIndexError             one sentence: what is wrong and what to do
-    ├── RepositoryNotFound     the path does not exist or is no folder
-    ├── PathNotFound           a file asked about is not there, or lies outside the repository
-    ├── PositionOutOfRange     a line, column or offset past the end of the file
-    ├── NotText                the file is binary, so there is nothing to read
-    └── StoreError             the index file cannot be opened, written or read
+CodeIndexError             one sentence: what is wrong and what to do
+├── RepositoryNotFound     the path does not exist or is no folder
+├── PathNotFound           a file asked about is not there, or lies outside the repository
+├── PositionOutOfRange     a line, column or offset past the end of the file
+├── NotText                the file is binary, so there is nothing to read
+└── StoreError             the index file cannot be opened, written or read
 """
 
 

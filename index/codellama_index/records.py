@@ -33,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One definition: `line` is the line of its name, `start_line`–`end_line` the whole of it.
+    """One definition: `line` is the line of its name, `start_line` to `end_line` the whole of it.
 
     `scope` is the dotted path of what encloses it ("" at the top), `signature` its head on one line,
     `docstring` its documentation without quotes or comment marks ("" where there is none).

@@ -75,14 +75,14 @@ def runtime_folder() -> Path:
     """The folder of sockets and state files, readable by this user alone; raises ServerError."""
     import platformdirs
 
-    candidates = [
-        platformdirs.user_runtime_path("codellama"),
-        platformdirs.user_cache_path("codellama") / "run",
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where there is no runtime folder, the cache's serves
+        runtime = platformdirs.user_runtime_path("codellama")
+    candidates = [runtime, platformdirs.user_cache_path("codellama") / "run"]
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if os.access(folder, os.W_OK):
+            if os.access(folder, os.W_OK) and _is_private(folder):
                 return folder
         except OSError:
             continue

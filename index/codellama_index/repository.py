@@ -1,0 +1,250 @@
+"""`Index`: one repository, known. The package's front door; the work is done by the modules below it."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from codellama_index import retrieve as retrieval
+from codellama_index import sync as syncing
+from codellama_index.errors import NotText, PathNotFound, PositionOutOfRange, StoreError
+from codellama_index.extract import decode
+from codellama_index.records import Hit, MapEntry, OpenDocument, Reference, Snippet, Symbol, SyncReport
+from codellama_index.store import Damaged, Store
+from codellama_index.walk import find_root, git_common_dir
+from codellama_index.words import parts
+
+_CONTEXT_DEADLINE_S = 0.1
+_WRITER_WAIT_S = 120.0
+_BYTES_PER_TOKEN = 3  # of a map; a rough figure that errs on the safe side for code
+
+T = TypeVar("T")
+
+
+class Index:
+    """One worktree's index; any number of threads and processes may read while one syncs."""
+
+    def __init__(self, root: Path, database: Path) -> None:
+        self.root = root
+        self.database = database
+        self._store = Store(database, str(root))
+        self._syncing = threading.Lock()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the database's connections."""
+        self._store.close()
+
+    def sync(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> SyncReport:
+        """Reads what has changed on disk; `progress(done, of)`. A second writer waits for the first.
+
+        Raises StoreError where the disk is full or the folder cannot be written.
+        """
+        return self._writing(lambda: syncing.sync(self._store, self.root, progress, cancelled))
+
+    def update(self, paths: Iterable[str]) -> None:
+        """Re-reads these files now."""
+        wanted = list(paths)
+        self._writing(lambda: syncing.sync_files(self._store, self.root, wanted))
+
+    def status(self) -> SyncReport:
+        """The index as it stands, without a look at the disk."""
+        return self._reading(lambda: syncing.report(self._store, 0, 0.0))
+
+    def drop(self) -> int:
+        """Deletes the database; the bytes that it held."""
+        self.close()
+        freed = 0
+        for suffix in ("", "-wal", "-shm"):
+            file = Path(f"{self.database}{suffix}")
+            if file.exists():
+                freed += file.stat().st_size
+                file.unlink()
+        return freed
+
+    def symbols(self, query: str | None = None, limit: int | None = 50) -> list[Symbol]:
+        """Definitions by name: the exact name first, then by case, beginning, part; None lists all."""
+        if query is None:
+            return self._reading(self._store.all_symbols)
+        last = query.replace("::", ".").rpartition(".")[2] or query
+
+        def find() -> list[Symbol]:
+            pattern = last.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            found = self._store.symbols_like(pattern, -1)
+            if limit is None or len(found) < limit:
+                found += self._store.symbols_like(f"%{pattern}%", 2000)
+            wanted = set(parts(last))
+            scope = query.rpartition(".")[0]
+
+            def order(symbol: Symbol) -> tuple[bool, bool, bool, bool, bool, str, int]:
+                name, low = symbol.name, symbol.name.lower()
+                return (
+                    name != last,
+                    bool(scope) and not symbol.scope.endswith(scope),
+                    low != last.lower(),
+                    not low.startswith(last.lower()),
+                    not wanted <= set(parts(name)),
+                    symbol.path,
+                    symbol.line,
+                )
+
+            return sorted(dict.fromkeys(found), key=order)[:limit]
+
+        return self._reading(find)
+
+    def references(self, name: str, limit: int = 200) -> list[Reference]:
+        """Uses of a name, each with its line's text."""
+        read = self._line_reader()
+        found = self._reading(lambda: self._store.references(name.rpartition(".")[2], limit))
+
+        def line(reference: Reference) -> str:
+            lines = read(reference.path)
+            return lines[reference.line - 1].strip() if reference.line <= len(lines) else ""
+
+        return [Reference(r.path, r.name, r.line, line(r), r.span) for r in found]
+
+    def search(self, text: str, limit: int = 20) -> list[Hit]:
+        """Passages by relevance to words."""
+        return self._reading(lambda: retrieval.search(self._store, self._line_reader(), text, limit))
+
+    def retrieve(self, question: str, limit: int = 10) -> list[Hit]:
+        """Passages for a question in natural language."""
+        return self._reading(lambda: retrieval.retrieve(self._store, self._line_reader(), question, limit))
+
+    def context(
+        self,
+        path: str,
+        offset: int,
+        text: str | None = None,
+        open_documents: Sequence[OpenDocument] = (),
+        budget_bytes: int = 6144,
+    ) -> list[Snippet]:
+        """What of other files helps at byte `offset` of `path`, whose unsaved text may be given.
+
+        Raises PathNotFound, NotText or PositionOutOfRange. Takes at most about 100 ms.
+        """
+        deadline = time.monotonic() + _CONTEXT_DEADLINE_S
+        current = self.read(path) if text is None else text
+        size = len(current.encode("utf-8", "replace"))
+        if not 0 <= offset <= size:
+            raise PositionOutOfRange(f"{path} has {size} bytes, so there is no offset {offset} in it.")
+        read = self._line_reader({d.path: d.text for d in open_documents})
+        return self._reading(
+            lambda: retrieval.context(
+                self._store, read, path, current, offset, open_documents, budget_bytes, deadline
+            )
+        )
+
+    def map(self, tokens: int = 1024) -> list[MapEntry]:
+        """The most central files with their outlines, as many as fit `tokens`."""
+
+        def build() -> list[MapEntry]:
+            entries: list[MapEntry] = []
+            left = tokens * _BYTES_PER_TOKEN
+            ranked = sorted(self._store.ranks().items(), key=lambda item: (-item[1], item[0]))
+            for path, rank in ranked:
+                shown = [s for s in self._store.symbols_in(path) if s.kind not in ("field", "variable")]
+                left -= len(path) + 2 + sum(len(s.signature) + 4 for s in shown)
+                if left < 0 and entries:
+                    break
+                entries.append(MapEntry(path, round(rank, 4), tuple(shown)))
+            return entries
+
+        return self._reading(build)
+
+    def read(self, path: str) -> str:
+        """A file's text as it is on disk now; raises PathNotFound or NotText."""
+        file = self.root / path
+        try:
+            inside = file.resolve().is_relative_to(self.root.resolve())
+            content = file.read_bytes() if inside else None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PathNotFound(f"The file {path} cannot be read in {self.root}: check its name.") from error
+        if content is None:
+            raise PathNotFound(f"{path} lies outside of {self.root}: name a file inside it.")
+        text = decode(content)
+        if text is None:
+            raise NotText(f"{path} is not a text file: name a source file.")
+        return text
+
+    def _line_reader(self, overlay: dict[str, str] | None = None) -> Callable[[str], list[str]]:
+        """Lines of files, read once each; an overlay's text wins over the disk's."""
+
+        @lru_cache(maxsize=256)
+        def lines(path: str) -> list[str]:
+            if overlay and path in overlay:
+                return overlay[path].split("\n")
+            try:
+                return self.read(path).replace("\r\n", "\n").split("\n")
+            except (PathNotFound, NotText):
+                return []
+
+        return lines
+
+    def _reading(self, query: Callable[[], T]) -> T:
+        """Runs a query; a damaged database is built anew, and the query run on that."""
+        try:
+            return query()
+        except Damaged:
+            self._writing(lambda: syncing.sync(self._store, self.root))
+            return query()
+
+    def _writing(self, work: Callable[[], T]) -> T:
+        """Runs `work` as the only writer of this database; a damaged one is emptied and it runs again."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(f"{self.database}.lock", timeout=_WRITER_WAIT_S)
+        try:
+            with self._syncing, lock:
+                try:
+                    return work()
+                except Damaged:
+                    self._store.rebuild()
+                    return work()
+        except Timeout as error:
+            raise StoreError(
+                f"Another process has been writing the index for {_WRITER_WAIT_S:.0f} s: "
+                "wait for it, or end it."
+            ) from error
+        except Damaged as error:
+            raise StoreError(
+                f"The index {self.database} is damaged and cannot be rebuilt: run codellama index drop."
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"The index {self.database} cannot be written ({error}): free some space on its disk, or "
+                "make its folder writable."
+            ) from error
+
+
+def open_index(path: str | Path, cache_dir: Path | None = None) -> Index:
+    """The index of the repository around `path`; nothing is read before `sync`.
+
+    One database per repository in the user's cache folder (or `cache_dir`), shared by its worktrees.
+    Raises RepositoryNotFound or StoreError.
+    """
+    root = find_root(Path(path))
+    if cache_dir is None:
+        import platformdirs
+
+        cache_dir = platformdirs.user_cache_path("codellama") / "index"
+    key = git_common_dir(root) or root
+    digest = hashlib.blake2b(os.fsencode(key), digest_size=8).hexdigest()
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in root.name)[:40]
+    return Index(root, cache_dir / f"{name}-{digest}.sqlite")

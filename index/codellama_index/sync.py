@@ -1,0 +1,153 @@
+"""Brings the store up to date with the disk: what `stat` says has changed is read, the rest left alone.
+
+Parsing many files goes to worker processes (tree-sitter holds the interpreter's lock while it parses);
+this process alone writes. Work is committed every few files, so a killed build goes on where it was.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from codellama_index.extract import Extract, decode, extract
+from codellama_index.rank import page_rank
+from codellama_index.records import SkippedFile, SyncReport
+from codellama_index.store import Store, StoredFile
+from codellama_index.walk import FoundFile, refusal, walk
+
+_BATCH = 64
+# Below this, starting worker processes takes longer than parsing.
+_FEW_FILES = 150
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file to read and parse, in whichever process."""
+
+    root: str
+    file: FoundFile
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What became of a Job; `text` is "" where the content is skipped."""
+
+    file: FoundFile
+    digest: bytes
+    text: str
+    skip: str
+    extract: Extract
+
+
+def sync(
+    store: Store,
+    root: Path,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> SyncReport:
+    """One pass over the tree; `cancelled` is asked between batches, and what is done by then stays."""
+    began = time.perf_counter()
+    known = store.files()
+    found = {file.path: file for file in walk(root)}
+    changed = [file for file in found.values() if _changed(file, known)]
+    gone = [path for path in known if path not in found]
+    indexed = 0
+    done = 0
+    parsed = _parsed(root, changed)
+    while batch := tuple(islice(parsed, _BATCH)):
+        with store.atomic():
+            for item in batch:
+                indexed += _write(store, item)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(changed))
+        if cancelled is not None and cancelled():
+            break
+    with store.atomic():
+        store.unlink(gone)
+        if changed or gone:
+            store.set_ranks(page_rank(store.ranks(), store.edges()))
+            store.prune()
+    return report(store, indexed, time.perf_counter() - began)
+
+
+def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
+    """Re-reads these files now, such as one that an editor has saved; ranks stay as they are."""
+    found = {file.path: file for file in walk(root)}
+    wanted = list(paths)
+    with store.atomic():
+        for path in wanted:
+            if path in found:
+                _write(store, parse(Job(str(root), found[path])))
+        store.unlink(path for path in wanted if path not in found)
+
+
+def report(store: Store, indexed: int, seconds: float) -> SyncReport:
+    """The index's totals as they stand."""
+    files = store.files()
+    symbols, size = store.totals()
+    skipped = tuple(SkippedFile(file.path, file.skip) for file in files.values() if file.skip)
+    return SyncReport(len(files), indexed, skipped, symbols, seconds, size)
+
+
+def parse(job: Job) -> Parsed:
+    """Reads and parses one file; never raises for what a file may hold."""
+    file = job.file
+    empty = Extract((), (), (), ())
+    if file.skip:
+        return Parsed(file, b"", "", file.skip, empty)
+    try:
+        content = (Path(job.root) / file.path).read_bytes()
+    except OSError as error:
+        return Parsed(file, b"", "", f"unreadable: {error.strerror}", empty)
+    # The suffix is part of the key: the same bytes are other symbols in another language.
+    suffix = os.path.splitext(file.path)[1].lower().encode("utf-8", "replace")
+    digest = hashlib.blake2b(content, digest_size=20, person=suffix[:16]).digest()
+    text = decode(content)
+    skip = refusal(file.path, text)
+    if skip or text is None:
+        return Parsed(file, digest, "", skip, empty)
+    return Parsed(file, digest, text, "", extract(file.path, text))
+
+
+def _changed(file: FoundFile, known: dict[str, StoredFile]) -> bool:
+    old = known.get(file.path)
+    return old is None or (old.size, old.mtime_ns, old.inode) != (file.size, file.mtime_ns, file.inode)
+
+
+def _write(store: Store, item: Parsed) -> int:
+    """Stores one file; 1 if its content was new to the index."""
+    if not item.digest:
+        store.link(item.file, None, item.skip)
+        return 0
+    known = store.blob_of(item.digest)
+    blob = known[0] if known else store.add_blob(item.digest, item.text, item.skip, item.extract)
+    store.link(item.file, blob, item.skip)
+    return 0 if known or item.skip else 1
+
+
+def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
+    jobs = [Job(str(root), file) for file in files]
+    if len(jobs) < _FEW_FILES:
+        yield from map(parse, jobs)
+        return
+    # Spawned, not forked: forking a process with threads (an editor's server) may deadlock.
+    workers = min(os.cpu_count() or 1, 8)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for start in range(0, len(jobs), 8 * _BATCH):
+            part = jobs[start : start + 8 * _BATCH]
+            try:
+                yield from pool.map(parse, part, chunksize=16)
+            except BrokenProcessPool:
+                # A grammar crashed on one of them: none of this part is worth the whole index.
+                empty = Extract((), (), (), ())
+                yield from (Parsed(job.file, b"", "", "crashed its parser", empty) for job in part)
+                return

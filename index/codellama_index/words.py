@@ -1,0 +1,44 @@
+"""Text to the words that are searched: identifiers whole and in their parts, lower case. Pure."""
+
+import re
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|\d+|[^\W\d_]+")
+_PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+
+# Words that a question is made of and code is not about.
+STOP_WORDS = frozenset(
+    """a about all an and any are as at be been being by can could did do does done each every find for
+    from get gets give had happen happens has have here how i if in into is it its let like made make makes
+    me my of on one or our out should show so some tell than that the their them then there these they
+    this those through to us use used uses using was we what when where which who why will with work works
+    would you your decided defined located implemented handled place code file files function class
+    method""".split()  # noqa: SIM905 - a list of quoted words is harder to read
+)
+
+
+def parts(identifier: str) -> list[str]:
+    """`parseHTTPHeader_v2` to parse, http, header, v, 2."""
+    return [part.lower() for part in _PART.findall(identifier)]
+
+
+def identifiers(text: str) -> list[str]:
+    """The identifiers and words of a text, as written, in order."""
+    return _IDENTIFIER.findall(text)
+
+
+def searchable(text: str) -> str:
+    """The words to index for a text: each identifier's parts, and the whole where it has several."""
+    words: list[str] = []
+    for identifier in identifiers(text):
+        split = parts(identifier)
+        words += split
+        if len(split) > 1:
+            words.append(identifier.lower().strip("_"))
+    return " ".join(words)
+
+
+def query_terms(text: str) -> list[str]:
+    """The distinct words of a question that are worth searching; all of them if none is."""
+    seen = dict.fromkeys(searchable(text).split())
+    content = [word for word in seen if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())]
+    return content or list(seen)
