@@ -6,7 +6,7 @@ request whose server dies is sent once more, to a fresh one.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ class ModelClient:
         """Continues a prompt; raises as `infill` does."""
         return await self._run(request, model, deadline_s)
 
-    async def stream(self, request: Request, *, model: str | None = None) -> AsyncIterator[str]:
+    async def stream(self, request: Request, *, model: str | None = None) -> AsyncGenerator[str, None]:
         """Pieces of text as they are generated; closing the iterator cancels the work."""
         path, body = api.request_body(request)
         body |= {"model": model or self.settings.model, "stream": True}
