@@ -18,7 +18,7 @@ _SLOW_IMPORTS = ("httpx", "codellama_index", "codellama.assist.completion", "cod
 
 
 class Engine:
-    """Hands out the client that fits the settings, with its server started."""
+    """Hands out the client that fits the settings, with its server started and its model loaded."""
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
@@ -26,7 +26,7 @@ class Engine:
         self._starting: asyncio.Task[ModelClient] | None = None
 
     async def client(self, settings: Settings) -> "ModelClient":
-        """The client; raises CodellamaError where the model server cannot be started.
+        """The client; raises CodellamaError where server or model cannot be started.
 
         However many ask, the server is started once, and a caller that is cancelled leaves at once
         while the start goes on. After a failure the next caller tries again.
@@ -62,7 +62,7 @@ class Engine:
             client = self._client = ModelClient(wanted)
             if old is not None:
                 await old.aclose()
-        await client.models()
+        await client.model()  # loads it, so that the first suggestion need not
         return client
 
 

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 
+LEAVE_S = 1.0
+"""How long the end may take: a thread may be parsing, or waiting for another window's indexing."""
+
 
 class Server(LanguageServer):
     """State that outlives a request; `defaults` are the settings where the client names none."""
@@ -94,11 +97,18 @@ class Server(LanguageServer):
             # The handler just started takes its first step now, and so sees the documents as they
             # are at this message, not after the edits that may wait behind it.
             await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._aclose()
+        except TimeoutError:
+            logger.warning("Left while a thread was still at work")
+        return 0 if self.protocol.shut_down else 1
+
+    async def _aclose(self) -> None:
         self.jobs.cancel_all()
         await self.background.aclose()
         await self.folders.aclose()
         await self.engine.aclose()
-        return 0 if self.protocol.shut_down else 1
 
 
 def create_server(defaults: settings.Settings | None = None) -> Server:

@@ -105,6 +105,13 @@ class RawClient:
         }
         return self.ask("textDocument/inlineCompletion", params)
 
+    def asked_for(self, uri: str, line: int, character: int) -> dict[str, Any]:
+        """What the stand-in was asked for there, or {} where it was not asked."""
+        items = self.answer(self.ask_completion(uri, line, character))["result"]
+        asked = json.loads(items[0]["insertText"]) if items else {}
+        assert isinstance(asked, dict)
+        return asked
+
     def leave(self) -> int:
         """`shutdown` and `exit`; returns the exit code."""
         self.call("shutdown")

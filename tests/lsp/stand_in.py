@@ -1,11 +1,13 @@
 """The real language server with a STAND-IN for the model, so that tests decide what it does.
 
 Only `completion.suggest` and the start of the model server are replaced. The document's first line
-tells what happens: `slow` never ends, `fail` raises, anything else is answered with what was asked.
+tells what happens: `slow` never ends, `fail` raises, anything else is answered with what was asked,
+as JSON.
 The tests of the real chain are in test_lsp_end_to_end.py.
 """
 
 import asyncio
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +28,16 @@ async def suggest(client: Any, place: completion.Place, settings: Any) -> Any:
             raise
     if behaviour == "fail":
         raise ServerError("The model server cannot be started: this is a stand-in.")
-    before = place.text.encode()[: place.offset].decode()
-    text = f"{place.path} {settings.max_tokens} {before[-8:]}"
+    text = json.dumps(
+        {
+            "path": place.path,
+            "before": place.text.encode()[: place.offset].decode(),
+            "max_tokens": settings.max_tokens,
+            "root": str(place.index.root) if place.index else None,
+            "symbols": sorted(symbol.name for symbol in place.index.symbols()) if place.index else [],
+            "open": [document.path for document in place.open_documents],
+        }
+    )
     return SimpleNamespace(text=text, stats=SimpleNamespace(reused_tokens=0))
 
 

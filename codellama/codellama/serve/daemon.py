@@ -195,16 +195,22 @@ def _start_once(settings: ServeSettings) -> Address:
         raise ServerError(f"The model server cannot be started ({error}): free some space.") from error
 
 
+def command(settings: ServeSettings) -> list[str]:
+    """The command line of a server's process, without where it listens."""
+    parts = [sys.executable, "-m", "codellama.serve", "--model", settings.model]
+    parts += ["--device", settings.device, "--dtype", settings.dtype]
+    parts += ["--max-context", str(settings.max_context), "--idle-minutes", str(settings.idle_minutes)]
+    return parts
+
+
 def _start(settings: ServeSettings) -> Address:
-    command = [sys.executable, "-m", "codellama.serve", "--model", settings.model]
-    command += ["--device", settings.device, "--dtype", settings.dtype]
-    command += ["--max-context", str(settings.max_context), "--idle-minutes", str(settings.idle_minutes)]
+    arguments = command(settings)
     path = runtime_folder() / f"serve-{PROTOCOL}.sock"
     if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        command += ["--uds", str(path)]
+        arguments += ["--uds", str(path)]
     with log_file().open("ab") as log:
         began = log.tell()
-        process = _spawn(command, log)
+        process = _spawn(arguments, log)
     deadline = time.monotonic() + settings.start_timeout_s
     while time.monotonic() < deadline:
         address = find()

@@ -1,0 +1,130 @@
+"""Settings from files and the environment to one frozen dataclass, each with where it came from.
+
+Precedence: command line, CODELLAMA_* environment, the repository's .codellama.toml (harmless keys only),
+the user's config.toml, defaults. A repository's file is data of a stranger: it may not name a model, a
+device or anything that is run or reached.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codellama.runtime.errors import InvalidRequest
+
+REPOSITORY_KEYS = frozenset({"completion.max_tokens", "completion.budget_bytes"})
+REPOSITORY_FILE = ".codellama.toml"
+
+DEFAULTS: dict[str, str | int | float] = {
+    "completion.model": "pocket",
+    "completion.max_tokens": 64,
+    "completion.budget_bytes": 6144,
+    "chat.model": "",
+    "engine.device": "auto",
+    "engine.dtype": "auto",
+    "engine.max_context": 0,
+    "engine.idle_minutes": 15.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Values by key, the source of each, and what was ignored and why."""
+
+    values: Mapping[str, str | int | float]
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...] = field(default=())
+
+    def text(self, key: str) -> str:
+        return str(self.values[key])
+
+    def whole(self, key: str) -> int:
+        return int(self.values[key])
+
+    def number(self, key: str) -> float:
+        return float(self.values[key])
+
+
+def user_file() -> Path:
+    """The user's config.toml."""
+    import platformdirs
+
+    return platformdirs.user_config_path("codellama") / "config.toml"
+
+
+def load(root: Path | None, command_line: Mapping[str, object] | None = None) -> Config:
+    """All settings for a repository at `root`; raises InvalidRequest naming the file and key."""
+    values, sources = dict(DEFAULTS), dict.fromkeys(DEFAULTS, "default")
+    warnings: list[str] = []
+
+    def take(key: str, value: object, source: str) -> None:
+        values[key] = _converted(key, value, source)
+        sources[key] = source
+
+    file = user_file()
+    for key, value in _flat(_toml(file)).items():
+        if key in DEFAULTS:
+            take(key, value, str(file))
+        else:
+            raise InvalidRequest(f"{file} sets {key}, which is no setting: see codellama config show.")
+    if root is not None:
+        file = root / REPOSITORY_FILE
+        for key, value in _flat(_repository_toml(file, warnings.append)).items():
+            if key in REPOSITORY_KEYS:
+                take(key, value, str(file))
+            else:
+                warnings.append(f"{file} sets {key}, which a repository may not: ignored.")
+    for key in DEFAULTS:
+        variable = "CODELLAMA_" + key.upper().replace(".", "_")
+        if variable in os.environ:
+            take(key, os.environ[variable], variable)
+    for key, value in (command_line or {}).items():
+        if value is not None:
+            take(key, value, "command line")
+    return Config(values, sources, tuple(warnings))
+
+
+def _repository_toml(file: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        return _toml(file)
+    except InvalidRequest as error:
+        warn(f"{error} It is ignored.")
+        return {}
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{file} cannot be read as TOML ({error}): mend or remove it.") from error
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _converted(key: str, value: object, source: str) -> str | int | float:
+    kind = type(DEFAULTS[key])
+    wrong = InvalidRequest(f"{source} gives {key} the value {value!r}, which is no {_NAMES[kind]}.")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise wrong
+    try:
+        converted = kind(value)
+    except ValueError as error:
+        raise wrong from error
+    if not isinstance(converted, str) and converted < 0:
+        raise wrong
+    return converted
+
+
+_NAMES: dict[type, str] = {str: "text", int: "whole number from 0 on", float: "number from 0 on"}

@@ -1,0 +1,185 @@
+"""`codellama index`: builds the index and asks it directly."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codellama_cli.ask import Json, Repo
+
+if TYPE_CHECKING:
+    from codellama_index.records import SyncReport
+
+index = typer.Typer(no_args_is_help=True, help="Build a repository's index and ask it directly.")
+
+Folder = Annotated[Path | None, typer.Argument(help="The repository; default: the one around here.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+
+
+@index.command()
+def build(path: Folder = None, json: Json = False) -> None:
+    """Build the index, or bring it up to date.
+
+    Example: codellama index build ~/src/service
+    """
+    from codellama_cli import repository
+
+    with repository.open_repository(path) as opened:
+        from codellama_cli import output
+
+        with output.progress("indexing") as move:
+            report = opened.sync(progress=move)
+    _show_report(report, json)
+
+
+@index.command()
+def status(path: Folder = None, json: Json = False) -> None:
+    """Tell what the index holds, and what was left out and why.
+
+    Example: codellama index status --json
+    """
+    from codellama_cli import repository
+
+    with repository.open_repository(path) as opened:
+        report = opened.status()
+    _show_report(report, json)
+
+
+@index.command()
+def drop(path: Folder = None, json: Json = False) -> None:
+    """Delete the repository's index; the next question builds it again.
+
+    Example: codellama index drop
+    """
+    from codellama_cli import output, repository
+
+    with repository.open_repository(path) as opened:
+        freed = opened.drop()
+    if json:
+        output.print_json({"bytes": freed})
+    else:
+        output.print_text(f"dropped, {freed} bytes freed")
+
+
+@index.command()
+def symbols(
+    query: Annotated[str | None, typer.Argument(help="A name or a part of one; default: all.")] = None,
+    repo: Repo = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """Find definitions by name; without a name, list all of them.
+
+    Example: codellama index symbols load_engine
+    """
+    from codellama_cli import output, repository
+
+    with repository.open_repository(repo) as opened:
+        found = repository.refreshed(opened).symbols(query, limit=limit)
+    rows = [
+        {"path": s.path, "line": s.line, "end_line": s.end_line, "name": s.name, "kind": s.kind}
+        | {"score": round(1 / (n + 1), 4), "scope": s.scope, "signature": s.signature}
+        for n, s in enumerate(found)
+    ]
+    if json:
+        output.print_json(rows)
+        return
+    for symbol in found:
+        scope = f"{symbol.scope}." if symbol.scope else ""
+        output.print_text(f"{symbol.path}:{symbol.line}  {symbol.kind} {scope}{symbol.name}")
+
+
+@index.command()
+def refs(
+    query: Annotated[str, typer.Argument(help="A name.")],
+    repo: Repo = None,
+    limit: Limit = 200,
+    json: Json = False,
+) -> None:
+    """Find the uses of a name.
+
+    Example: codellama index refs load_engine
+    """
+    from codellama_cli import output, repository
+
+    with repository.open_repository(repo) as opened:
+        found = repository.refreshed(opened).references(query, limit=limit)
+    if json:
+        output.print_json(
+            [
+                {"path": r.path, "line": r.line, "end_line": r.line, "name": r.name}
+                | {"kind": "reference", "score": 1.0, "text": r.text}
+                for r in found
+            ]
+        )
+        return
+    for reference in found:
+        output.print_text(f"{reference.path}:{reference.line}  {reference.text}")
+
+
+@index.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Words.")],
+    repo: Repo = None,
+    limit: Limit = 20,
+    json: Json = False,
+) -> None:
+    """Find text and symbols by relevance.
+
+    Example: codellama index search "retry delay"
+    """
+    from codellama_cli import output, repository
+
+    with repository.open_repository(repo) as opened:
+        found = repository.refreshed(opened).search(query, limit=limit)
+    if json:
+        output.print_json(
+            [
+                {"path": h.path, "line": h.start_line, "end_line": h.end_line, "score": h.score}
+                | {"name": h.symbol.name if h.symbol else "", "kind": h.symbol.kind if h.symbol else "text"}
+                for h in found
+            ]
+        )
+        return
+    for hit in found:
+        name = f"  {hit.symbol.kind} {hit.symbol.name}" if hit.symbol else ""
+        output.print_text(f"{hit.path}:{hit.start_line}-{hit.end_line}{name}")
+
+
+@index.command(name="map")
+def map_(
+    repo: Repo = None,
+    tokens: Annotated[int, typer.Option(min=64, help="At most about so many tokens.")] = 1024,
+    json: Json = False,
+) -> None:
+    """Print the repository's most central files with their outlines.
+
+    Example: codellama index map --tokens 2000
+    """
+    from codellama_cli import output, repository
+
+    with repository.open_repository(repo) as opened:
+        entries = repository.refreshed(opened).map(tokens)
+    if json:
+        output.print_json(entries)
+        return
+    for entry in entries:
+        output.print_text(entry.path)
+        for symbol in entry.symbols:
+            depth = 1 + symbol.scope.count(".") + bool(symbol.scope)
+            output.print_text(f"{'  ' * depth}{symbol.signature}")
+
+
+def _show_report(report: "SyncReport", json: bool) -> None:
+    from codellama_cli import output
+
+    if json:
+        output.print_json(asdict(report))
+        return
+    output.print_text(
+        f"{report.files} files, {report.indexed} parsed anew, {report.symbols} symbols, "
+        f"{report.bytes / 1e6:.1f} MB of source, {report.seconds:.2f} s"
+    )
+    for skipped in report.skipped:
+        output.print_text(f"  left out: {skipped.path} ({skipped.reason})")

@@ -1,0 +1,68 @@
+"""What goes to the terminal: JSON alone on stdout, or text; progress and warnings on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+
+def print_json(data: object) -> None:
+    """The one JSON document of a command with --json."""
+    print(json.dumps(data, ensure_ascii=False, default=_plain))
+
+
+def print_text(text: str, end: str = "\n") -> None:
+    """Text that may come from files or a model: characters that a terminal obeys are dropped."""
+    from codellama.assist.filters import strip_escapes
+
+    clean = strip_escapes(text)
+    try:
+        print(clean, end=end, flush=True)
+    except UnicodeEncodeError:  # a terminal that is not UTF-8
+        encoding = sys.stdout.encoding or "ascii"
+        print(clean.encode(encoding, "replace").decode(encoding), end=end, flush=True)
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def print_code(text: str, path: str, start_line: int) -> None:
+    """A quote with line numbers; coloured on a terminal, plain when piped or under NO_COLOR."""
+    from codellama.assist.filters import strip_escapes
+
+    clean = strip_escapes(text)
+    if not sys.stdout.isatty():
+        for n, line in enumerate(clean.split("\n"), start=start_line):
+            print_text(f"{n:6}  {line}")
+        return
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    lexer = Syntax.guess_lexer(path, clean)
+    Console().print(
+        Syntax(clean, lexer, line_numbers=True, start_line=start_line, background_color="default")
+    )
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that a long job moves; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)

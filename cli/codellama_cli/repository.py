@@ -1,0 +1,47 @@
+"""What several commands share: the repository they are about, its settings, its index, the server."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codellama_cli import config, output
+from codellama_cli.config import Config
+
+if TYPE_CHECKING:
+    from codellama.serve.client import ServeSettings
+    from codellama_index import Index
+
+
+def settings_for(root: Path | None, command_line: Mapping[str, object] | None = None) -> Config:
+    """The settings, with warnings shown."""
+    loaded = config.load(root, command_line)
+    for warning in loaded.warnings:
+        output.warn(warning)
+    return loaded
+
+
+def open_repository(repo: Path | None) -> "Index":
+    """The index of the repository around `repo`, or around the current folder."""
+    from codellama_index import open_index
+
+    return open_index(repo if repo is not None else Path())
+
+
+def refreshed(index: "Index") -> "Index":
+    """The same index, brought up to date with a progress bar."""
+    with output.progress("indexing") as move:
+        index.sync(progress=move)
+    return index
+
+
+def serve_settings(loaded: Config, model: str) -> "ServeSettings":
+    """How a server for `model` is started."""
+    from codellama.serve.client import ServeSettings
+
+    return ServeSettings(
+        model=model if model == "pocket" else str(Path(model).expanduser().absolute()),
+        device=loaded.text("engine.device"),
+        dtype=loaded.text("engine.dtype"),
+        max_context=loaded.whole("engine.max_context"),
+        idle_minutes=loaded.number("engine.idle_minutes"),
+    )

@@ -1,0 +1,170 @@
+"""Every invariant of ARCHITECTURE.md, held. Each of these has been seen to fail with the rule broken."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "codellama": PROJECT / "codellama" / "codellama",
+    "codellama_index": PROJECT / "index" / "codellama_index",
+    "codellama_lsp": PROJECT / "lsp" / "codellama_lsp",
+    "codellama_cli": PROJECT / "cli" / "codellama_cli",
+}
+MODULES = sorted(
+    (f"{name}.{'.'.join(file.relative_to(folder).with_suffix('').parts)}".removesuffix(".__init__"), file)
+    for name, folder in PACKAGES.items()
+    for file in folder.rglob("*.py")
+)
+TORCH_FREE = ("errors", "records", "config", "families", "tokenizer", "prompts", "packing", "locate")
+
+
+def imports_of(file: Path) -> set[str]:
+    """Every module that a file imports, wherever in it the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def importers(*targets: str) -> set[str]:
+    """The modules of ours that import one of these modules or something inside them."""
+    return {
+        name
+        for name, file in MODULES
+        if any(i == target or i.startswith(target + ".") for i in imports_of(file) for target in targets)
+    }
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules in memory of a fresh interpreter after a statement."""
+    code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_layers_hold() -> None:
+    """A package imports only those below it, and nothing imports the training code."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_only_runtime_and_training_import_torch() -> None:
+    """Torch and transformers are imported in codellama.runtime and codellama.training, nowhere else."""
+    users = importers("torch", "transformers", "safetensors.torch")
+    assert users, "nothing imports torch: this test looks at the wrong files"
+    assert {u for u in users if not u.startswith(("codellama.runtime", "codellama.training"))} == set()
+
+
+def test_torch_free_modules_stay_free() -> None:
+    """These modules of the runtime may be imported by anyone, at no cost."""
+    names = ", ".join(f"codellama.runtime.{name}" for name in TORCH_FREE)
+    assert not {"torch", "transformers"} & loaded_by(f"import {names}")
+
+
+def test_only_the_servers_process_imports_the_engine() -> None:
+    """Of serve, only app, worker and __main__ may lead to torch."""
+    allowed = {"codellama.serve.app", "codellama.serve.worker", "codellama.serve.__main__"}
+    heavy = importers("codellama.runtime.engine", "codellama.runtime.model", "codellama.serve.worker")
+    outside = {name for name in heavy if not name.startswith(("codellama.runtime", "codellama.training"))}
+    assert outside <= allowed
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import codellama_cli.app",
+        "import codellama_lsp.server",
+        "import codellama_lsp.__main__",
+        "import codellama.serve.client, codellama.serve.daemon",
+        "import codellama.assist.completion, codellama.assist.answer",
+        "import codellama_index.repository",
+        "import codellama, codellama.runtime",
+    ],
+)
+def test_entry_points_load_no_torch(statement: str) -> None:
+    """The CLI, the language server and the client start without torch and transformers."""
+    assert not {"torch", "transformers"} & loaded_by(statement)
+
+
+def test_help_is_light() -> None:
+    """`codellama --help` loads nothing heavy; this is what keeps it under 300 ms."""
+    loaded = loaded_by("import codellama_cli.app")
+    assert not {"torch", "httpx", "rich", "tree_sitter", "pygls", "numpy", "starlette"} & loaded
+
+
+def test_only_lsp_knows_the_protocol() -> None:
+    """Nothing outside codellama_lsp imports pygls or lsprotocol."""
+    users = importers("pygls", "lsprotocol")
+    assert users
+    assert all(user.startswith("codellama_lsp") for user in users)
+
+
+def test_only_positions_knows_utf16() -> None:
+    """Nothing but codellama_lsp.positions counts in UTF-16; extract alone decodes files that are."""
+    allowed = {"codellama_lsp.positions", "codellama_index.extract"}
+    pattern = re.compile(r"""["']utf-?16""", re.I)
+    users = {name for name, file in MODULES if pattern.search(file.read_text(encoding="utf-8"))}
+    assert users <= allowed
+
+
+def test_only_store_and_schema_know_sql() -> None:
+    """sqlite3 is imported by store alone, and SQL stands in store and schema alone."""
+    assert importers("sqlite3") == {"codellama_index.store"}
+    statement = re.compile(r"\b(SELECT .+ FROM|INSERT (OR \w+ )?INTO|CREATE TABLE|DELETE FROM)\b")
+    users = {name for name, file in MODULES if statement.search(file.read_text(encoding="utf-8"))}
+    assert users == {"codellama_index.store", "codellama_index.schema"}
+
+
+def test_prompts_are_built_from_ids() -> None:
+    """Only the runtime and the trainer touch control tokens; filters know their text to remove it."""
+    pieces = re.compile(r"<\|(pre|suf|mid|eot)\|>|▁<(PRE|SUF|MID|EOT)>")
+    users = {name for name, file in MODULES if pieces.search(file.read_text(encoding="utf-8"))}
+    assert users <= {"codellama.runtime.families", "codellama.runtime.tokenizer"}
+    callers = importers("codellama.runtime.prompts.infill_ids")
+    assert callers <= {"codellama.runtime.engine", "codellama.training.samples"}
+
+
+def test_nothing_leaves_the_machine() -> None:
+    """Only serve.client speaks HTTP, to an address that the daemon published."""
+    assert importers("httpx", "requests", "urllib.request", "http.client") == {"codellama.serve.client"}
+
+
+def test_worktree_is_never_written() -> None:
+    """The index and assist open no file for writing, but for the database in the cache folder."""
+    writing = re.compile(r"\.write_(text|bytes)\(|open\([^)]*[\"'][wax]b?[\"']|shutil\.(copy|move|rmtree)")
+    for name, file in MODULES:
+        if name.startswith(("codellama_index", "codellama.assist")):
+            assert not writing.search(file.read_text(encoding="utf-8")), name
+
+
+def test_a_repository_sets_harmless_keys_only() -> None:
+    """No key that names a model, a device or anything that is run is on the repository's list."""
+    from codellama_cli.config import DEFAULTS, REPOSITORY_KEYS
+
+    assert set(DEFAULTS) >= REPOSITORY_KEYS
+    assert not [key for key in REPOSITORY_KEYS if key.startswith(("engine.", "chat.")) or "model" in key]
+    assert all(isinstance(DEFAULTS[key], int) for key in REPOSITORY_KEYS)
+
+
+def test_architecture_document_is_short_and_true() -> None:
+    """ARCHITECTURE.md stays under 200 lines and names every module there is."""
+    text = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 200
+    for name, _ in MODULES:
+        last = name.rpartition(".")[2]
+        if last != "__main__" and name not in PACKAGES:
+            assert f"`{last}`" in text or f"`{name}`" in text, f"ARCHITECTURE.md does not name {name}"
