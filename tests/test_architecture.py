@@ -114,11 +114,10 @@ def test_only_lsp_knows_the_protocol() -> None:
 
 
 def test_only_positions_knows_utf16() -> None:
-    """Nothing but codellama_lsp.positions counts in UTF-16; extract alone decodes files that are."""
-    allowed = {"codellama_lsp.positions", "codellama_index.extract"}
-    pattern = re.compile(r"""["']utf-?16""", re.I)
+    """Nothing but codellama_lsp.positions counts in UTF-16 units (others only name the encoding)."""
+    pattern = re.compile(r"utf-?16-?(le|be)|surrogate|0x?10000", re.I)
     users = {name for name, file in MODULES if pattern.search(file.read_text(encoding="utf-8"))}
-    assert users <= allowed
+    assert users == {"codellama_lsp.positions"}
 
 
 def test_only_store_and_schema_know_sql() -> None:

@@ -15,6 +15,7 @@ from lsprotocol import types
 from pygls.exceptions import FeatureRequestError
 from pygls.lsp.server import LanguageServer
 
+from codellama import __version__
 from codellama.runtime.errors import CodellamaError, ServerBusy
 from codellama_index.errors import CodeIndexError
 from codellama_lsp import completion, convert, framing, parent, settings, status
@@ -28,8 +29,6 @@ from codellama_lsp.protocol import Protocol, make_converter
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
-
 LEAVE_S = 1.0
 """How long the end may take: a thread may be parsing, or waiting for another window's indexing."""
 
@@ -40,7 +39,7 @@ class Server(LanguageServer):
     protocol: Protocol
 
     def __init__(self, defaults: settings.Settings) -> None:
-        super().__init__("codellama", VERSION, protocol_cls=Protocol, converter_factory=make_converter)
+        super().__init__("codellama", __version__, protocol_cls=Protocol, converter_factory=make_converter)
         self.defaults = defaults
         self.settings = defaults
         self.documents = Documents()

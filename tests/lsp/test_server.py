@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from codellama import __version__
+
 INLINE = "textDocument/inlineCompletion"
 
 
 def test_it_offers_inline_completion_and_incremental_sync(start) -> None:
     """Without options in it, clients would not know of inline completion."""
-    capabilities = start().initialize()["capabilities"]
+    answer = start().initialize()
+    assert answer["serverInfo"] == {"name": "codellama", "version": __version__}
+    capabilities = answer["capabilities"]
     assert "inlineCompletionProvider" in capabilities
     assert capabilities["textDocumentSync"]["change"] == 2
     assert capabilities["textDocumentSync"]["openClose"] is True

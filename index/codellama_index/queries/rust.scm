@@ -1,3 +1,4 @@
+(mod_item name: (identifier) @name) @definition.module
 (function_item name: (identifier) @name) @definition.function
 (function_signature_item name: (identifier) @name) @definition.function
 (struct_item name: (type_identifier) @name) @definition.class
@@ -6,16 +7,26 @@
 (enum_variant name: (identifier) @name) @definition.constant
 (trait_item name: (type_identifier) @name) @definition.interface
 (type_item name: (type_identifier) @name) @definition.type
+(associated_type name: (type_identifier) @name) @definition.type
 (const_item name: (identifier) @name) @definition.constant
 (static_item name: (identifier) @name) @definition.variable
-(mod_item name: (identifier) @name) @definition.module
 (macro_definition name: (identifier) @name) @definition.macro
-(field_declaration name: (field_identifier) @name) @definition.field
-(impl_item type: [(type_identifier) @name (generic_type type: (type_identifier) @name)]) @scope
+(struct_item body: (field_declaration_list
+  (field_declaration name: (field_identifier) @name) @definition.field))
+(union_item body: (field_declaration_list
+  (field_declaration name: (field_identifier) @name) @definition.field))
 
-(use_declaration argument: (scoped_identifier name: (identifier) @import))
-(use_list (identifier) @import)
+; Encloses methods without being a definition of its own
+(impl_item type: [
+  (type_identifier) @name
+  (generic_type type: (type_identifier) @name)
+  (generic_type type: (scoped_type_identifier name: (type_identifier) @name))
+  (scoped_type_identifier name: (type_identifier) @name)
+]) @scope
 
-(identifier) @reference
-(field_identifier) @reference
-(type_identifier) @reference
+(closure_expression) @anonymous
+
+(use_declaration argument: (_) @import.module)
+(use_declaration argument: (scoped_identifier name: (identifier) @import.name))
+(use_list [(identifier) @import.name (scoped_identifier name: (identifier) @import.name)])
+(use_as_clause alias: (identifier) @import.name)
