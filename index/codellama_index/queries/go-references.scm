@@ -1,1 +1,0 @@
-[(identifier) (field_identifier) (type_identifier) (package_identifier)] @reference
