@@ -7,12 +7,14 @@ this process alone writes. Work is committed every few files, so a killed build 
 import hashlib
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import connection
 from pathlib import Path
 
 from codellama_index.extract import Extract, decode, extract
@@ -141,7 +143,8 @@ def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
         return
     # Spawned, not forked: forking a process with threads (an editor's server) may deadlock.
     workers = min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_with_parent) as pool:
         for start in range(0, len(jobs), 8 * _BATCH):
             part = jobs[start : start + 8 * _BATCH]
             try:
@@ -151,3 +154,15 @@ def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
                 empty = Extract((), (), (), ())
                 yield from (Parsed(job.file, b"", "", "crashed its parser", empty) for job in part)
                 return
+
+
+def _leave_with_parent() -> None:
+    """In a worker: ends it when the process that wants its work has ended, however that came about."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
