@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROGRESS = {"window": {"workDoneProgress": True}}
 
 
@@ -147,3 +149,35 @@ def test_it_leaves_at_once_while_indexing(start: Callable[..., Any], tmp_path: P
     began = time.monotonic()
     assert client.leave() == 0
     assert time.monotonic() - began < 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_killed_server_leaves_no_process_behind(start: Callable[..., Any], tmp_path: Path) -> None:
+    """The indexing's worker processes end with it, within 5 s."""
+    root = repository(tmp_path / "big", **{f"m{n}": f"def f{n}(x): ...\n" * 500 for n in range(600)})
+    client = start()
+    client.initialize(workspaceFolders=workspace(root))
+    deadline = time.monotonic() + 20
+    while len(workers := children(client.process.pid)) < 2:
+        assert time.monotonic() < deadline, "no worker process was started"
+        time.sleep(0.01)
+    client.process.kill()
+    client.process.wait()
+    deadline = time.monotonic() + 5
+    while left := [pid for pid in workers if parent_of(pid) is not None]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [number for number in numbers if parent_of(number) == pid]
+
+
+def parent_of(pid: int) -> int | None:
+    """A process's parent; None where it is gone or only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[1])
