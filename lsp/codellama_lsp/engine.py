@@ -31,15 +31,10 @@ class Engine:
         However many ask, the server is started once, and a caller that is cancelled leaves at once
         while the start goes on. After a failure the next caller tries again.
         """
-        if self._starting is None or self._settings != settings:
+        if self._starting is None or self._settings != settings or _failed(self._starting):
             self._settings = settings
             self._starting = asyncio.create_task(self._start(settings))
-        starting = self._starting
-        try:
-            return await asyncio.shield(starting)
-        finally:
-            if self._starting is starting and starting.done() and starting.exception() is not None:
-                self._starting = None
+        return await asyncio.shield(self._starting)
 
     async def aclose(self) -> None:
         """Close the client; the model server goes on for others and leaves when idle."""
@@ -64,6 +59,10 @@ class Engine:
                 await old.aclose()
         await client.model()  # loads it, so that the first suggestion need not
         return client
+
+
+def _failed(task: "asyncio.Task[ModelClient]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _serve_settings(settings: Settings) -> "ServeSettings":

@@ -78,11 +78,12 @@ class Folders:
         """The innermost index that covers a file, and the file's path in it, or None."""
         if path is None:
             return None
-        for root in sorted(self._folders, key=lambda root: len(root.parts), reverse=True):
-            for candidate in (path, path.resolve()):
-                if candidate.is_relative_to(root):
-                    return self._folders[root].index, candidate.relative_to(root).as_posix()
-        return None
+        roots = sorted(self._folders, key=lambda root: len(root.parts), reverse=True)
+        for root in roots:
+            if path.is_relative_to(root):
+                return self._folders[root].index, path.relative_to(root).as_posix()
+        real = path.resolve()  # a disk access, so only where the name as it is was no help
+        return self.find(real) if roots and real != path else None
 
     async def saved(self, path: Path) -> None:
         """Read a saved file anew."""

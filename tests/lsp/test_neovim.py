@@ -125,7 +125,7 @@ def test_ghost_text_appears_and_tab_accepts_it(
     editor.type("<Esc>")
     editor.until(lambda state: not state["marks"], 10)
     editor.type("a")
-    seen = editor.until(lambda state: bool(state["marks"]) and state["ms"] is not None, 10)
+    seen = editor.until(lambda state: bool(state["marks"]) and state["ms"] is not None, 30)
     ghost, typed = ghost_text(seen), seen["lines"]
     assert ghost.strip()
     assert ghost == ghost_text(cold)

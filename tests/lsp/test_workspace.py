@@ -151,6 +151,33 @@ def test_it_leaves_at_once_while_indexing(start: Callable[..., Any], tmp_path: P
     assert time.monotonic() - began < 4
 
 
+def test_indexing_can_be_cancelled(start: Callable[..., Any], tmp_path: Path) -> None:
+    """Cancelling the progress bar ends it early; what was read by then stays, and all goes on."""
+    root = repository(tmp_path / "big", **{f"m{n}": f"def f{n}(): ...\n" for n in range(600)})
+    client = start()
+    client.initialize(capabilities=PROGRESS, workspaceFolders=workspace(root))
+    client.until(lambda: client.params("$/progress") != [])
+    (begin,) = client.params("$/progress")
+    assert begin["value"]["cancellable"] is True
+    client.notify("window/workDoneProgress/cancel", {"token": begin["token"]})
+    indexed(client)
+    asked = client.asked_for(client.open("x = ", (root / "m0.py").as_uri()), 0, 4)
+    assert asked["root"] == str(root)
+    assert len(asked["symbols"]) < 600
+
+
+def test_a_file_is_found_through_a_link(start: Callable[..., Any], tmp_path: Path) -> None:
+    """An editor may name the same file by another path than the index does."""
+    root = repository(tmp_path / "one", a="def alpha(): ...\n")
+    (tmp_path / "link").symlink_to(root)
+    client = start()
+    client.initialize(workspaceFolders=workspace(tmp_path / "link"))
+    indexed(client)
+    for folder in (root, tmp_path / "link"):
+        uri = client.open("x = ", (folder / "a.py").as_uri())
+        assert client.asked_for(uri, 0, 4)["path"] == "a.py"
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_killed_server_leaves_no_process_behind(start: Callable[..., Any], tmp_path: Path) -> None:
     """The indexing's worker processes end with it, within 5 s."""
