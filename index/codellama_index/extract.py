@@ -252,8 +252,10 @@ def _chunks(symbols: tuple[Symbol, ...], lines: int) -> list[Chunk]:
             place = bisect.bisect_right(starts, symbol.start_line)
             if place < len(starts) and starts[place] <= end:
                 end = max(symbol.start_line, starts[place] - 1)
-        for start in range(symbol.start_line, end + 1, CHUNK_LINES):
-            chunks.append(Chunk(start, min(start + CHUNK_LINES - 1, end), symbol.name))
+        chunks += [
+            Chunk(start, min(start + CHUNK_LINES - 1, end), symbol.name)
+            for start in range(symbol.start_line, end + 1, CHUNK_LINES)
+        ]
         covered[symbol.start_line : end + 1] = [True] * (end + 1 - symbol.start_line)
     start = 0
     for line in range(1, lines + 2):

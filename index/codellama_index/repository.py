@@ -246,5 +246,6 @@ def open_index(path: str | Path, cache_dir: Path | None = None) -> Index:
         cache_dir = platformdirs.user_cache_path("codellama") / "index"
     key = git_common_dir(root) or root
     digest = hashlib.blake2b(os.fsencode(key), digest_size=8).hexdigest()
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in root.name)[:40]
+    shown = key.parent.name if key.name == ".git" else key.name
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in shown)[:40]
     return Index(root, cache_dir / f"{name}-{digest}.sqlite")

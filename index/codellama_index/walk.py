@@ -92,7 +92,9 @@ def _stat(root: Path, name: str) -> FoundFile | None:
     if stat.S_ISDIR(facts.st_mode):
         return None  # a submodule
     skip = ""
-    if stat.S_ISLNK(facts.st_mode):
+    if not name.isprintable() and name != _readable(name):
+        name, skip = _readable(name), "name is not UTF-8"
+    elif stat.S_ISLNK(facts.st_mode):
         skip = "symbolic link"
     elif not stat.S_ISREG(facts.st_mode):
         skip = "no regular file"
@@ -101,6 +103,11 @@ def _stat(root: Path, name: str) -> FoundFile | None:
     elif facts.st_size > MAX_BYTES:
         skip = f"larger than {MAX_BYTES} bytes"
     return FoundFile(name, facts.st_size, facts.st_mtime_ns, facts.st_ino, skip)
+
+
+def _readable(name: str) -> str:
+    """The name with U+FFFD where its bytes are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _listed(output: bytes) -> Iterator[str]:

@@ -153,7 +153,7 @@ class Engine:
 
     def _infill(self, request: InfillRequest) -> tuple[list[int], frozenset[int], tuple[Packed, ...]]:
         room = self.config.max_context - request.max_tokens - _CONTROL_IDS
-        self._check_length(_CONTROL_IDS + min(1, room), request.max_tokens)
+        self._check_length(_CONTROL_IDS + 1, request.max_tokens)
         tokens, bos, eos = self.tokenizer.infill, self.tokenizer.bos_id, self.tokenizer.eos_id
         suffix = "" if request.mode == "prefix" else request.suffix
         parts = pack(self.tokenizer, request.prefix, suffix, request.extras, room)

@@ -1,0 +1,26 @@
+"""What the index's tests share: git without the user's configuration, and all that an index knows."""
+
+import subprocess
+from pathlib import Path
+
+from codellama_index import Index
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Runs git without the user's own configuration."""
+    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def facts(index: Index) -> dict[str, object]:
+    """All that an index knows, in an order that does not depend on its history."""
+    report = index.status()
+    names = sorted({symbol.name for symbol in index.symbols()})
+    return {
+        "files": report.files,
+        "skipped": sorted((s.path, s.reason) for s in report.skipped),
+        "bytes": report.bytes,
+        "symbols": index.symbols(),
+        "references": {name: index.references(name) for name in names},
+        "search": {name: sorted((h.path, h.start_line) for h in index.search(name, 500)) for name in names},
+    }
