@@ -1,0 +1,64 @@
+"""What is done to a completion before it is shown, filter by filter."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama.assist import filters
+from codellama.assist.context import BLOCK_LINES, PREFIX_LINES, SUFFIX_LINES, windows
+
+TABLE = [
+    # filter, text, prefix, suffix, expected
+    ("stop_at_control_pieces", "x = 1 <EOT> more", "", "", "x = 1"),
+    ("stop_at_control_pieces", "a<|eot|>b", "", "", "a"),
+    ("strip_escapes", "a\x1b[31mb\x1b]0;t\x07c\x00\td\n", "", "", "abc\td\n"),
+    ("drop_repeated_line_above", "return x", "    return x\n", "", ""),
+    ("drop_repeated_line_above", "return x", "    return y\n", "", "return x"),
+    ("drop_repeated_line_above", "return x", "return x\n  if a: ", "", "return x"),
+    ("cut_repetition", "foo(bar)\nfoo(bar)\nfoo(bar)", "", "", "foo(bar)\nfoo(bar)"),
+    ("cut_repetition", "long_call(1)\nlong_call(1)\nx", "", "", "long_call(1)"),
+    ("cut_at_suffix", "a = 1\nreturn a\nb", "", "\nreturn a\n", "a = 1"),
+    ("drop_duplicate_closers", "a, b)", "f(", ")", "a, b"),
+    ("drop_duplicate_closers", "g(a)", "f(", ")", "g(a)"),
+    ("drop_duplicate_closers", "a, b):", "def f(", "):", "a, b"),
+    ("cut_at_scope_end", "x\n    y\nz", "    ", "", "x\n    y"),
+    ("cut_at_scope_end", "[\n1\n]", "    a = ", "", "["),
+    ("trim_end", "x \n  ", "", "", "x"),
+    ("trim_end", " \n\t", "", "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "prefix", "suffix", "expected"), TABLE)
+def test_each_filter(name: str, text: str, prefix: str, suffix: str, expected: str) -> None:
+    """The table says what each filter does, and what it leaves alone."""
+    assert getattr(filters, name)(text, prefix, suffix) == expected
+
+
+def test_what_changed_is_told() -> None:
+    """`apply` names the filters that had an effect, in their order."""
+    assert filters.apply("a)<EOT>  ", "f(", ")") == (
+        "a",
+        ("stop_at_control_pieces", "drop_duplicate_closers"),
+    )
+    assert filters.apply("clean", "", "") == ("clean", ())
+
+
+@given(st.text(), st.text(), st.text())
+def test_filters_only_take_away(text: str, prefix: str, suffix: str) -> None:
+    """Whatever comes in, what is shown is part of it, holds no escape and no trailing space."""
+    shown, _ = filters.apply(text, prefix, suffix)
+    assert shown == shown.rstrip()
+    assert "\x1b" not in shown
+    assert len(shown) <= len(text)
+
+
+@given(st.integers(0, 3000), st.integers(0, 60))
+def test_windows_snap_to_blocks(lines: int, column: int) -> None:
+    """The prefix begins, and the suffix ends, at a multiple of 64 lines; both join at the cursor."""
+    text = "".join(f"line {n}\n" for n in range(3000))
+    offset = len("".join(f"line {n}\n" for n in range(lines))) + min(column, 5 if lines < 3000 else 0)
+    prefix, suffix = windows(text, offset)
+    assert prefix + suffix in text
+    assert text.index(prefix + suffix) == 0 or (lines - prefix.count("\n")) % BLOCK_LINES == 0
+    assert prefix.count("\n") <= PREFIX_LINES
+    assert suffix.count("\n") <= SUFFIX_LINES
