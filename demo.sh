@@ -2,7 +2,7 @@
 # What `make demo` runs: this project's own checkout indexed, one question, one completion.
 set -eu
 question="where are ignore rules applied?"
-place="codellama/codellama/runtime/sampling.py:29:9"
+place="codellama/codellama/runtime/sampling.py:27:19"
 
 echo "\$ codellama index build ."
 "$CODELLAMA" index build .
