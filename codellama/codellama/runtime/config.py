@@ -101,6 +101,8 @@ def _refuse_unsupported(data: dict[str, Any], source: str) -> None:
             "choose a Llama checkpoint."
         )
     scaling = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    if not isinstance(scaling, dict):
+        raise CheckpointError(f"{source} has no table of RoPE parameters: fetch the checkpoint again.")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
         raise CheckpointError(

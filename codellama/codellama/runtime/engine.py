@@ -5,6 +5,7 @@ wait for each other. The cache of the last prompt is kept, and a request reuses 
 that it begins with.
 """
 
+import math
 import os
 import threading
 import time
@@ -320,7 +321,10 @@ def _check(request: Request) -> None:
     sampling = request.sampling
     problems: list[tuple[bool, str]] = [
         (request.max_tokens < 1, f"max_tokens is {request.max_tokens}: give at least 1."),
-        (sampling.temperature < 0, f"temperature is {sampling.temperature}: give 0 or more."),
+        (
+            not 0 <= sampling.temperature < math.inf,
+            f"temperature is {sampling.temperature}: give a number from 0 up.",
+        ),
         (not 0 < sampling.top_p <= 1, f"top_p is {sampling.top_p}: give more than 0, at most 1."),
     ]
     for wrong, message in problems:

@@ -81,7 +81,9 @@ class StreamedText:
         return self._release(len(text) if self.stopped else self._decided(text))
 
     def finish(self) -> str:
-        """What was held back, once nothing more comes."""
+        """What was held back, once nothing more comes; a character cut off at the end is dropped."""
+        if not self.stopped:
+            self.text = self.text.rstrip("\ufffd")
         return self._release(len(self.text))
 
     def _decided(self, text: str) -> int:

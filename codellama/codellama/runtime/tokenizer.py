@@ -65,9 +65,8 @@ class TiktokenTokenizer:
         self.infill = InfillTokens(*ids[2:6]) if "<|pre|>" in specials else None
 
     def encode(self, text: str) -> list[int]:
-        text = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = []
-        for part in _short_parts(text):
+        for part in _short_parts(_valid(text)):
             ids += self._encoding.encode_ordinary(part)
         return ids
 
@@ -102,7 +101,7 @@ class SentencePieceTokenizer:
         self._control = families.CODE_LLAMA_CONTROL if code_llama else range(0)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._model.encode(text)
+        ids: list[int] = self._model.encode(_valid(text))
         if not self._control or not any(i in self._control for i in ids):
             return ids
         # A control piece came out of the text itself (" <PRE>"): spell that piece in smaller ones.
@@ -158,6 +157,11 @@ def _from_ranks(content: bytes, file: Path) -> TiktokenTokenizer:
         return TiktokenTokenizer(ranks, families.LLAMA3_SPECIALS, families.LLAMA3_VOCABULARY, "llama3")
     specials = {name: len(ranks) + n for n, name in enumerate(families.POCKET_SPECIALS)}
     return TiktokenTokenizer(ranks, specials, len(ranks) + len(specials), "pocket")
+
+
+def _valid(text: str) -> str:
+    """The text with `?` for halves of surrogate pairs, which no encoder takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short_parts(text: str) -> list[str]:

@@ -53,7 +53,9 @@ def load_transformer(
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path]]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        places = _read_json(index).get("weight_map", {})
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise CheckpointError(f"{index} has no weight_map: {_AGAIN}")
         files = sorted({folder / str(name) for name in places.values()})
     else:
         files = [folder / "model.safetensors"]
