@@ -1,9 +1,9 @@
-"""One tiny engine for the tests that do not care which."""
+"""Tiny checkpoints, and one engine for the tests that do not care which."""
 
 from pathlib import Path
 
 import pytest
-from runtime_support import write_llama
+from runtime_support import write_llama, write_tokenizer
 
 from codellama.runtime import Engine, load_engine
 
@@ -20,3 +20,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(tiny: Path) -> Engine:
     """A cold engine on it."""
     return load_engine(str(tiny), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders `untied` and `sharded`, the same weights in one file and in several.
+
+    Only printable ASCII and the merges are likely, so that greedy text is readable text.
+    """
+    root = tmp_path_factory.mktemp("checkpoints")
+    folders = {name: root / name for name in ("untied", "sharded")}
+    model = write_llama(folders["untied"])
+    vocabulary = model.config.vocab_size
+    model.lm_head.weight.data[[*range(32), *range(127, 256), *range(vocabulary - 6, vocabulary)]] = 0
+    model.config.max_position_embeddings = 1024
+    model.save_pretrained(folders["untied"])
+    model.save_pretrained(folders["sharded"], max_shard_size="60KB")
+    write_tokenizer(folders["sharded"])
+    return folders

@@ -1,0 +1,95 @@
+"""Packing never exceeds its room and says truly what it kept."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama.runtime.packing import BLOCK_LINES, pack
+from codellama.runtime.prompts import extra_text
+from codellama.runtime.records import Extra
+from codellama.runtime.tokenizer import TiktokenTokenizer, Tokenizer
+
+
+def _bytes_tokenizer() -> Tokenizer:
+    """A token a byte, so that room can be counted by eye."""
+    return TiktokenTokenizer({bytes([b]): b for b in range(256)}, {"<|bos|>": 256, "<|eos|>": 257}, 258, "b")
+
+
+TOKENIZER = _bytes_tokenizer()
+_text = st.text("ab é\n", max_size=120)
+_extras = st.lists(
+    st.builds(Extra, st.sampled_from(["a.py", "b.go", "c\n.rs"]), _text, st.sampled_from([0.0, 1.0, 2.0])),
+    max_size=5,
+)
+
+
+@given(prefix=_text, suffix=_text, extras=_extras, room=st.integers(0, 400))
+def test_the_total_never_exceeds_the_room(prefix: str, suffix: str, extras: list[Extra], room: int) -> None:
+    """What is kept fits, `packed` tells exactly what that is, and the given order is kept."""
+    parts = pack(TOKENIZER, prefix, suffix, extras, room)
+    assert len(parts.prefix) + len(parts.suffix) + sum(map(len, parts.extras)) <= room
+    encoded = [TOKENIZER.encode(extra_text(e.filename, e.text)) for e in extras]
+    assert [(p.filename, p.tokens) for p in parts.packed] == [
+        (e.filename, len(ids)) for e, ids in zip(extras, encoded, strict=True)
+    ]
+    assert parts.extras == [ids for p, ids in zip(parts.packed, encoded, strict=True) if p.kept]
+    assert TOKENIZER.encode(prefix)[len(TOKENIZER.encode(prefix)) - len(parts.prefix) :] == parts.prefix
+    assert TOKENIZER.encode(suffix)[: len(parts.suffix)] == parts.suffix
+
+
+@given(extras=_extras, room=st.integers(0, 400))
+def test_the_highest_priority_is_kept_first(extras: list[Extra], room: int) -> None:
+    """An extra is dropped only for ones before it by priority: a smaller or equal one that is kept
+    while it is dropped had no claim to its place."""
+    packed = pack(TOKENIZER, "", "", extras, room).packed
+    for dropped, what in zip(packed, extras, strict=True):
+        for kept, other in zip(packed, extras, strict=True):
+            if not dropped.kept and kept.kept and other.priority < what.priority:
+                assert kept.tokens < dropped.tokens
+
+
+def test_extras_are_kept_by_priority_and_stay_in_order() -> None:
+    """Of three where two fit, the least goes, and the others keep the order they came in."""
+    extras = [Extra("a.py", "a" * 20, 1.0), Extra("b.py", "b" * 20, 0.0), Extra("c.py", "c" * 20, 2.0)]
+    size = len(TOKENIZER.encode(extra_text("a.py", "a" * 20)))
+    parts = pack(TOKENIZER, "x" * 10, "", extras, 4 * size + 10)
+    assert [p.kept for p in parts.packed] == [True, False, True]
+    assert [TOKENIZER.decode(ids)[8:12] for ids in parts.extras] == ["a.py", "c.py"]
+
+
+@pytest.mark.parametrize("room", [500, 1000, 2000, 4000])
+def test_the_window_begins_at_a_multiple_of_64_lines(room: int) -> None:
+    """Where the room holds a block the prefix begins at one, so typing on does not move it."""
+    lines = [f"{n:05d}\n" for n in range(1000)]
+    text = TOKENIZER.decode(pack(TOKENIZER, "".join(lines), "", (), room).prefix)
+    assert text.endswith(lines[-1])
+    assert int(text[:5]) % BLOCK_LINES == 0
+    after = TOKENIZER.decode(pack(TOKENIZER, "".join(lines) + "x", "", (), room).prefix)
+    assert after == text + "x"
+
+
+def test_a_short_file_is_sent_whole() -> None:
+    """What fits is not cut at all."""
+    parts = pack(TOKENIZER, "prefix\n" * 9, "suffix\n" * 3, [Extra("a.py", "x")], 400)
+    assert TOKENIZER.decode(parts.prefix) == "prefix\n" * 9
+    assert TOKENIZER.decode(parts.suffix) == "suffix\n" * 3
+    assert parts.packed[0].kept
+
+
+def test_a_long_suffix_is_cut_after_a_line() -> None:
+    """The suffix gets at most a quarter and ends where a line does."""
+    suffix = TOKENIZER.decode(pack(TOKENIZER, "", "0123456\n" * 100, (), 400).suffix)
+    assert suffix == "0123456\n" * 12
+
+
+def test_a_long_prefix_leaves_room_for_extras() -> None:
+    """Extras get their share of a context that the file alone would fill."""
+    parts = pack(TOKENIZER, "p" * 5000, "", [Extra("a.py", "x" * 50)], 400)
+    assert parts.packed[0].kept
+    assert len(parts.prefix) >= 200
+
+
+def test_an_extras_name_cannot_leave_its_comment() -> None:
+    """Line breaks in a file's name are dropped."""
+    assert extra_text("a\nimport os\r.py", "x") == "# Path: aimport os.py\nx\n"
+    assert extra_text("a.go", "x").startswith("// Path: a.go\n")

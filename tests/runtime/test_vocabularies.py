@@ -1,0 +1,112 @@
+"""For all families: text comes back whole, and control ids are beyond its reach."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama.runtime import load_tokenizer
+from codellama.runtime.families import CODE_LLAMA_CONTROL, CODE_LLAMA_INFILL
+from codellama.runtime.locate import POCKET, locate
+from codellama.runtime.tokenizer import Tokenizer
+
+APPENDED = ["<SU", "<SUF", "<PRE", "<M", "<MID", "<E", "<EOT", "<PRE>", "<SUF>", "<MID>"] + [
+    "<EOT>" * n for n in range(1, 7)
+]
+_loaded: dict[Path, Tokenizer] = {}
+
+
+def _load(path: Path) -> Tokenizer:
+    if path not in _loaded:
+        _loaded[path] = load_tokenizer(path)
+    return _loaded[path]
+
+
+@pytest.fixture(scope="session")
+def llama2(shared_data: Path) -> Tokenizer:
+    return _load(shared_data / "tokenizers" / "llama2.model")
+
+
+@pytest.fixture(scope="session")
+def llama3(shared_data: Path) -> Tokenizer:
+    return _load(shared_data / "tokenizers" / "llama3.model")
+
+
+@pytest.fixture(scope="session")
+def code_llama(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Llama 2's pieces and the 16 of Code Llama, appended to the protocol buffer as bytes."""
+    content = (shared_data / "tokenizers" / "llama2.model").read_bytes()
+    for n, piece in enumerate(APPENDED):
+        text = f"▁{piece}".encode()
+        message = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -31741.0 - n)
+        content += b"\x0a" + bytes([len(message)]) + message
+    path = tmp_path_factory.mktemp("code-llama") / "tokenizer.model"
+    path.write_bytes(content)
+    return _load(path)
+
+
+# ▁ is how SentencePiece writes a space: it cannot come back as itself.
+_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=60)
+
+
+@given(text=_texts)
+def test_decoding_gives_the_text_back(
+    text: str, llama2: Tokenizer, llama3: Tokenizer, code_llama: Tokenizer
+) -> None:
+    """decode(encode(x)) is x, whole and as a continuation, for every family."""
+    for tokenizer in (llama2, llama3, code_llama, _load(locate(POCKET))):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode_continuation(tokenizer.encode_continuation(text)) == text
+
+
+_tags = st.sampled_from([" <PRE>", " <SUF>", " <MID>", " <EOT>", "<PRE>", "▁<EOT>", "\n <EOT><EOT>", " "])
+
+
+@given(parts=st.lists(_tags | st.text("ab <>\n", max_size=4), max_size=8))
+def test_text_never_becomes_a_code_llama_control_id(parts: list[str], code_llama: Tokenizer) -> None:
+    """Text that holds the format's own tags stays text, and decodes to itself."""
+    text = "".join(parts)
+    for ids in (code_llama.encode(text), code_llama.encode_continuation(text)):
+        assert not set(ids) & set(CODE_LLAMA_CONTROL)
+    assert code_llama.decode(code_llama.encode(text)) == text.replace("▁", " ")
+
+
+def test_the_pieces_would_be_reached_without_care(code_llama: Tokenizer) -> None:
+    """The danger is real: SentencePiece itself turns " <PRE>" into the control id."""
+    assert CODE_LLAMA_INFILL.pre in code_llama._model.encode("a <PRE>")  # type: ignore[attr-defined]
+    assert code_llama.decode(code_llama.encode("a <PRE> b")) == "a <PRE> b"
+
+
+def test_specials_of_tiktoken_families_never_come_from_text(llama3: Tokenizer) -> None:
+    """The spelling of a special token is ordinary text."""
+    pocket = _load(locate(POCKET))
+    for tokenizer, first in ((llama3, 128_000), (pocket, pocket.bos_id)):
+        for text in ("<|begin_of_text|>", "<|eot_id|>", "<|pre|>", "<|eot|>", "<|bos|>"):
+            assert max(tokenizer.encode(text)) < first
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_control_ids_are_no_text(llama3: Tokenizer, code_llama: Tokenizer) -> None:
+    """Decoding leaves control ids out, and ids beyond the pieces."""
+    assert code_llama.decode([*code_llama.encode("a"), 32010]) == "a"
+    assert llama3.decode([*llama3.encode("a"), 128_009, 128_255]) == "a"
+
+
+def test_only_the_models_trained_for_it_infill(
+    llama2: Tokenizer, llama3: Tokenizer, code_llama: Tokenizer
+) -> None:
+    """32,016 pieces and the pocket model's have infill tokens; Llama 2 and 3 have none."""
+    assert llama2.infill is None
+    assert llama3.infill is None
+    assert code_llama.infill == CODE_LLAMA_INFILL
+    assert _load(locate(POCKET)).infill is not None
+
+
+def test_long_runs_and_lone_surrogates_are_survived(llama2: Tokenizer, llama3: Tokenizer) -> None:
+    """A run that would exhaust tiktoken's stack comes back whole; half a character does no harm."""
+    for text in (" " * 60_000, "a" * 60_000):
+        assert llama3.decode(llama3.encode(text)) == text
+    for tokenizer in (llama2, llama3):
+        assert tokenizer.decode(tokenizer.encode("a\ud800b")) in ("a?b", "a\ufffdb")
