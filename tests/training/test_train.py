@@ -1,0 +1,102 @@
+"""A whole run in little: train, stop, go on, export, load."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from codellama.runtime import load_engine, load_tokenizer
+from codellama.runtime.model import Transformer
+from codellama.training import train
+from codellama.training.corpus import SourceFile
+from codellama.training.export import export
+from codellama.training.tokenizer import train_ranks, write_ranks
+
+FILES = [
+    SourceFile("p", f"m{n}.py", "".join(f"def f{k}(a):\n    return a + {k * n}\n\n\n" for k in range(40)))
+    for n in range(4)
+]
+RECIPE = train.Recipe(
+    minutes=20, pieces=300, dim=32, layers=1, heads=2, kv_heads=1, ffn=64, length=64, muon_rate=0.01
+)
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output folder with a tokenizer, and a clock that goes on 13 s with every look at it."""
+    now = iter(range(0, 10**9, 13))
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_ranks(train_ranks((file.text for file in FILES), RECIPE.pieces), tmp_path / "tokenizer.model")
+    return tmp_path
+
+
+def _run(out: Path, recipe: train.Recipe = RECIPE) -> Transformer:
+    tokenizer = load_tokenizer(out / "tokenizer.model")
+    return train.run(recipe, tokenizer, FILES[:3], FILES[3:], out, compiled=False)
+
+
+def _last_row(out: Path) -> tuple[int, float]:
+    """Step and held-out loss at the end of the latest run."""
+    with (out / "loss.csv").open(newline="") as file:
+        row = list(csv.reader(file))[-1]
+    return int(row[0]), float(row[-1])
+
+
+def test_a_run_learns_and_is_resumed(out: Path) -> None:
+    """Loss falls, a checkpoint appears, and the next run goes on from its step, time and weights."""
+    _run(out)
+    steps, loss = _last_row(out)
+    assert 30 < steps < 60
+    assert loss < 5.5, "no better than chance over 306 pieces"
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert 0 < saved["step"] < steps
+    assert 900 < saved["spent"] < 1200
+    untouched = _run(out, train.Recipe(**_fields() | {"minutes": saved["spent"] / 60}))
+    for name, weight in untouched.state_dict().items():
+        assert torch.equal(weight, saved["model"][name]), name
+    assert _last_row(out)[0] == saved["step"]
+    _run(out)
+    assert saved["step"] < _last_row(out)[0] <= steps + 1
+
+
+def _fields() -> dict[str, object]:
+    return {name: getattr(RECIPE, name) for name in train.Recipe.__slots__}
+
+
+def test_the_export_is_a_checkpoint_of_the_runtime(out: Path) -> None:
+    """The exported folder loads as any other and computes what the trained model does."""
+    model = _run(out)
+    export(model, out / "tokenizer.model", out / "model")
+    engine = load_engine(str(out / "model"), device="cpu")
+    assert engine.config.can_infill
+    assert engine.config.family == "pocket"
+    ids = engine.tokenizer.encode(FILES[0].text)[:50]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids]))[0].float()
+    torch.testing.assert_close(engine.logits(ids), expected, atol=0.05, rtol=0.01)
+    assert engine.infill("def f1(a):\n    return ", "\n", max_tokens=4).stats.tokens <= 4
+
+
+def test_ranks_are_bytes_then_merges_and_round_trip(out: Path) -> None:
+    """The tokenizer learned has the size asked for, its control tokens behind, and loses nothing."""
+    tokenizer = load_tokenizer(out / "tokenizer.model")
+    assert tokenizer.vocab_size == RECIPE.pieces + 6
+    assert len(tokenizer.encode(FILES[0].text)) < len(FILES[0].text) / 2
+    for text in (FILES[0].text, "é☺ \x00\t"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    """By the clock: low at first, full in the middle, nothing at the end."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    rates = []
+    for progress in (0.0, 0.5, 0.9, 1.0, 1.1):
+        train._set_rates([optimizer], progress)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] < 0.05
+    assert rates[1] == 1.0
+    assert 0 < rates[2] < 1
+    assert rates[3:] == [0.0, 0.0]
