@@ -37,6 +37,14 @@ def test_the_total_never_exceeds_the_room(prefix: str, suffix: str, extras: list
     assert TOKENIZER.encode(suffix)[: len(parts.suffix)] == parts.suffix
 
 
+def test_no_room_is_exceeded_by_a_single_token() -> None:
+    """Room for room, where prefix and extras together all but fill it."""
+    extras = [Extra("a.py", "a" * size) for size in (12, 3, 30)]
+    for room in range(300):
+        parts = pack(TOKENIZER, "p" * 90, "s" * 20, extras, room)
+        assert len(parts.prefix) + len(parts.suffix) + sum(map(len, parts.extras)) <= room
+
+
 @given(extras=_extras, room=st.integers(0, 400))
 def test_the_highest_priority_is_kept_first(extras: list[Extra], room: int) -> None:
     """An extra is dropped only for ones before it by priority: a smaller or equal one that is kept
