@@ -6,6 +6,8 @@ from codellama.runtime.errors import CodellamaError
 from codellama_cli.app import app
 from codellama_index.errors import CodeIndexError
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Runs `codellama`; exits 0 done, 1 findings, 2 bad input, 3 the environment failed, 130 interrupted."""
@@ -14,12 +16,10 @@ def main() -> None:
     except (CodellamaError, CodeIndexError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader left, as in `codellama index symbols | head`
-        sys.exit(0)
+    except SystemExit as leaving:
+        if leaving.code == _INTERRUPTED:  # typer's way to pass on a KeyboardInterrupt
+            print("interrupted", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"codellama {codellama.__version__}")
+        from codellama_cli import output
+
+        output.print_text(f"codellama {codellama.__version__}")
         raise typer.Exit
 
 

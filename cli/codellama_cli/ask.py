@@ -40,10 +40,6 @@ def ask(
         async def run() -> None:
             client = ModelClient(repository.serve_settings(settings, name)) if name else None
             try:
-                if client is not None and not (await client.model()).can_chat:
-                    output.warn(f"{name} is no instruct model: the answer is composed from the evidence.")
-                    await client.aclose()
-                    client = None
                 say = (lambda text: None) if json else (lambda text: output.print_text(text, end=""))
                 found = await answer(question, index, client, max_context=max_context, on_text=say)
             finally:
@@ -64,8 +60,10 @@ def ask(
                     }
                 )
                 return
-            print("\n")
+            output.print_text("\n")
             for citation in found.citations:
+                if citation.quote and citation.quote.strip() in found.answer:
+                    continue
                 mark = "" if citation.verified else "  (not verified: these lines do not exist)"
                 output.print_text(f"{citation.path}:{citation.start_line}-{citation.end_line}{mark}")
                 if citation.verified:

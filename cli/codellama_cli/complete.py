@@ -8,6 +8,9 @@ import typer
 
 from codellama_cli.ask import Json, Repo
 
+# A completion is wanted now: what the index does not know by then, the next one may use.
+_REFRESH_S = 1.0
+
 
 def complete(
     position: Annotated[str, typer.Argument(metavar="FILE:LINE:COL", help="1-based, column in characters.")],
@@ -36,7 +39,7 @@ def complete(
         path = _inside(file, index.root)
         text = index.read(path)
         offset = _offset(text, path, line, column)
-        repository.refreshed(index)
+        repository.refreshed(index, within_s=_REFRESH_S)
         query = CompletionQuery(
             path=path,
             text=text,

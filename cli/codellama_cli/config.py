@@ -5,6 +5,7 @@ the user's config.toml, defaults. A repository's file is data of a stranger: it 
 device or anything that is run or reached.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -116,13 +117,15 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _converted(key: str, value: object, source: str) -> str | int | float:
     kind = type(DEFAULTS[key])
     wrong = InvalidRequest(f"{source} gives {key} the value {value!r}, which is no {_NAMES[kind]}.")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    # The environment gives texts, which may say numbers; a file's number is never taken for a text.
+    fits = isinstance(value, str) or type(value) is kind or (kind is float and type(value) is int)
+    if not fits or not isinstance(value, str | int | float):
         raise wrong
     try:
         converted = kind(value)
     except ValueError as error:
         raise wrong from error
-    if not isinstance(converted, str) and converted < 0:
+    if not isinstance(converted, str) and not 0 <= converted < math.inf:
         raise wrong
     return converted
 

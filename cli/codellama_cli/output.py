@@ -1,28 +1,34 @@
 """What goes to the terminal: JSON alone on stdout, or text; progress and warnings on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from codellama.runtime.errors import CodellamaError
+
 
 def print_json(data: object) -> None:
     """The one JSON document of a command with --json."""
-    print(json.dumps(data, ensure_ascii=False, default=_plain))
+    try:
+        _write(json.dumps(data, ensure_ascii=False, default=_plain) + "\n")
+    except UnicodeEncodeError:  # stdout is not UTF-8, or the text holds what UTF-8 cannot
+        _write(json.dumps(data, default=_plain) + "\n")
 
 
 def print_text(text: str, end: str = "\n") -> None:
     """Text that may come from files or a model: characters that a terminal obeys are dropped."""
     from codellama.assist.filters import strip_escapes
 
-    clean = strip_escapes(text)
+    clean = strip_escapes(text) + end
     try:
-        print(clean, end=end, flush=True)
+        _write(clean)
     except UnicodeEncodeError:  # a terminal that is not UTF-8
         encoding = sys.stdout.encoding or "ascii"
-        print(clean.encode(encoding, "replace").decode(encoding), end=end, flush=True)
+        _write(clean.encode(encoding, "replace").decode(encoding))
 
 
 def warn(message: str) -> None:
@@ -35,7 +41,7 @@ def print_code(text: str, path: str, start_line: int) -> None:
     from codellama.assist.filters import strip_escapes
 
     clean = strip_escapes(text)
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         for n, line in enumerate(clean.split("\n"), start=start_line):
             print_text(f"{n:6}  {line}")
         return
@@ -60,6 +66,21 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _write(text: str) -> None:
+    """All that is ever written to stdout; a reader that left ends the command, a full disk is told."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered goes nowhere: at exit Python would try, and fail, to write it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # as in `codellama index symbols | head`
+            raise SystemExit(0) from error
+        raise CodellamaError(
+            f"The output cannot be written ({error.strerror}): free some space, or write it elsewhere."
+        ) from error
 
 
 def _plain(value: object) -> Any:

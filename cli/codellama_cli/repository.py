@@ -1,5 +1,7 @@
 """What several commands share: the repository they are about, its settings, its index, the server."""
 
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +29,11 @@ def open_repository(repo: Path | None) -> "Index":
     return open_index(repo if repo is not None else Path())
 
 
-def refreshed(index: "Index") -> "Index":
-    """The same index, brought up to date with a progress bar."""
+def refreshed(index: "Index", within_s: float = math.inf) -> "Index":
+    """The same index, brought up to date with a progress bar; what `within_s` leaves, the next call does."""
+    deadline = time.monotonic() + within_s
     with output.progress("indexing") as move:
-        index.sync(progress=move)
+        index.sync(progress=move, cancelled=lambda: time.monotonic() > deadline)
     return index
 
 

@@ -1,8 +1,8 @@
 """A question about a repository to an answer with citations.
 
-With an instruct model, the model answers from numbered passages and every citation it gives is read
-again. Without one the evidence itself is the answer: the passages found, ordered, each with its
-signature, what it says of itself, and who uses it; and the answer says that it was composed so.
+With an instruct model, the model answers from passages and every citation it gives is read again.
+Without one the evidence itself is the answer: the passages found, ordered, each with its signature,
+what it says of itself, and who uses it; and the answer says that it was composed so.
 """
 
 import re
@@ -12,17 +12,29 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from codellama.assist.citations import Citation, cite, cited_in
-from codellama.assist.filters import strip_escapes
+from codellama.assist.filters import settled, strip_escapes
 from codellama.runtime.records import ChatMessage, ChatRequest
 from codellama.serve.client import ModelClient
 from codellama_index import Index
-from codellama_index.records import Hit, Symbol
+from codellama_index.rank import is_secondary
+from codellama_index.records import Hit, Reference, Symbol
+from codellama_index.words import STOP_WORDS
 
+_RETRIEVED = 10
 _SHOWN = 5
+_WEAK = 0.4  # a passage scored below this share of the best one is not evidence
+_SITES = 12
 _QUOTE_LINES = 14
-_CALLERS = re.compile(r"\b(who|what|where)\b.*\b(calls?|called|uses?|used|references?)\b", re.I)
-_NAME = re.compile(r"`([^`]+)`|\b([A-Za-z_]\w*(?:\.\w+)+|\w+_\w+|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*)\b")
 _BYTES_PER_TOKEN = 3
+_MAX_TOKENS = 512
+
+_ABOUT_USES = re.compile(
+    r"\b(who|what|which|where)\b.*\b(calls?|called|callers?|uses?|used|users?|references?|referenced)\b"
+    r"|\b(callers?|uses|usages?|references) (of|to)\b",
+    re.I,
+)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_ABOUT_WORDS = STOP_WORDS | {"call", "called", "caller", "callers", "calls", "references", "usages", "users"}
 _INSTRUCTION = (
     "Answer the question about a repository from the passages alone. After each statement cite the lines "
     "it rests on as path:start-end, exactly as the passages are headed. If they do not answer it, say so. "
@@ -49,33 +61,44 @@ async def answer(
     max_context: int,
     on_text: Callable[[str], None],
 ) -> Answer:
-    """Answers; `on_text` gets the text as it comes. A `client` must lead to an instruct model."""
+    """Answers; `on_text` gets the text as it comes. Raises as the client and the index do.
+
+    The client's model is asked where it is an instruct model, with at most `max_context` tokens.
+    """
     began = time.perf_counter()
-    hits = tuple(index.retrieve(question, limit=10))
+    hits = tuple(index.retrieve(question, limit=_RETRIEVED))
     retrieved = time.perf_counter()
-    if client is None:
-        text, citations = _composed(question, index, hits)
-        on_text(text)
-        model = ""
+    model = ""
+    reason = "no instruct model is set, see chat.model"
+    if client is not None:
+        info = await client.model()
+        if info.can_chat:
+            model = client.settings.model
+        else:
+            reason = f"{info.name} is no instruct model"
+    if client is not None and model:
+        room = min(max_context, info.max_context)
+        text = await _generated(question, hits, client, room, on_text)
+        citations = cited_in(index, text, {hit.path for hit in hits})
     else:
-        text = await _generated(question, hits, client, max_context, on_text)
-        citations = cited_in(index, text)
-        model = client.settings.model
+        text, citations = _composed(question, index, hits, reason)
+        on_text(text)
     timings = {"retrieve_s": retrieved - began, "answer_s": time.perf_counter() - retrieved}
     return Answer(text, citations, hits, model, {name: round(value, 4) for name, value in timings.items()})
 
 
-def _composed(question: str, index: Index, hits: tuple[Hit, ...]) -> tuple[str, tuple[Citation, ...]]:
-    callers = _call_sites(question, index) if _CALLERS.search(question) else []
-    citations: list[Citation] = []
+def _composed(
+    question: str, index: Index, hits: tuple[Hit, ...], reason: str
+) -> tuple[str, tuple[Citation, ...]]:
+    name, sites = _uses(question, index)
+    citations = list(sites)
     lines: list[str] = []
-    if callers:
-        name, sites = callers[0][0], [site for _, site in callers]
+    if sites:
         lines.append(f"{name} is used in these places:")
-        lines += [f"- {c.path}:{c.start_line}  {c.quote.strip()}" for c in sites]
-        citations += sites
-    for hit in hits:
-        if len(citations) >= _SHOWN + len(callers):
+        lines += [f"- {site.path}:{site.start_line}  {site.quote.strip()}" for site in sites]
+    # Beside the uses of a name, its definition is all that was asked for.
+    for hit in [h for h in hits if not sites or (h.symbol and h.symbol.name == name)]:
+        if len(citations) - len(sites) == _SHOWN or hit.score < _WEAK * hits[0].score:
             break
         citation = _evidence(index, hit)
         if citation.verified:
@@ -83,7 +106,7 @@ def _composed(question: str, index: Index, hits: tuple[Hit, ...]) -> tuple[str, 
             lines += ["", *_described(index, hit, citation)]
     if not citations:
         return "Nothing in this repository matches the question: try the words that its code uses.", ()
-    note = "(Composed from the repository's own text; no instruct model is set, see chat.model.)"
+    note = f"(Composed from the repository's own text: {reason}.)"
     return strip_escapes("\n".join([*lines, "", note]).strip()), tuple(citations)
 
 
@@ -102,7 +125,8 @@ def _described(index: Index, hit: Hit, citation: Citation) -> list[str]:
     lines = [f"{place}  {symbol.kind} {_qualified(symbol)}", f"    {symbol.signature}"]
     if symbol.docstring:
         lines.append(f"    {symbol.docstring.split(chr(10) + chr(10))[0]}".replace("\n", " "))
-    users = [r for r in index.references(symbol.name, limit=40) if r.path != symbol.path][:3]
+    uses = index.references(symbol.name, limit=40)
+    users = [r for r in uses if r.path != symbol.path and r.name in r.text][:3]
     if users:
         lines.append("    used in " + ", ".join(f"{r.path}:{r.line}" for r in users))
     return lines
@@ -112,15 +136,30 @@ def _qualified(symbol: Symbol) -> str:
     return f"{symbol.scope}.{symbol.name}" if symbol.scope else symbol.name
 
 
-def _call_sites(question: str, index: Index) -> list[tuple[str, Citation]]:
-    """Uses of the names in the question that the repository defines."""
-    for quoted, plain in _NAME.findall(question):
-        name = (quoted or plain).rstrip("()").rpartition(".")[2]
-        if not any(symbol.name == name for symbol in index.symbols(name, limit=1)):
-            continue
-        sites = [cite(index, r.path, r.line, r.line) for r in index.references(name, limit=12)]
-        return [(name, site) for site in sites if site.verified and name in site.quote]
-    return []
+def _uses(question: str, index: Index) -> tuple[str, tuple[Citation, ...]]:
+    """Where a question asks for the uses of a name that the repository defines: the name, and the lines."""
+    if not _ABOUT_USES.search(question):
+        return "", ()
+    # What looks like a name of code comes first; "who calls fetch?" gives a plain word.
+    words = [word for word in _WORD.findall(question) if word.lower() not in _ABOUT_WORDS]
+    for name in sorted(words, key=lambda word: word.islower() and "_" not in word):
+        if any(symbol.name == name for symbol in index.symbols(name, limit=1)):
+            uses = sorted(index.references(name), key=_remoteness)[:_SITES]
+            sites = tuple(site for site in (_site(index, use) for use in uses) if site.verified)
+            if sites:
+                return name, sites
+    return "", ()
+
+
+def _remoteness(use: Reference) -> tuple[bool, bool]:
+    """Tests come after the code, and mentions such as imports after calls."""
+    return is_secondary(use.path), f"{use.name}(" not in use.text
+
+
+def _site(index: Index, use: Reference) -> Citation:
+    """The line of a use; it is no evidence where the name no longer stands in it."""
+    site = cite(index, use.path, use.line, use.line)
+    return site if use.name in site.quote else Citation(use.path, use.line, use.line, "", verified=False)
 
 
 async def _generated(
@@ -130,7 +169,24 @@ async def _generated(
     max_context: int,
     on_text: Callable[[str], None],
 ) -> str:
-    room = max_context * _BYTES_PER_TOKEN // 2
+    content = _prompt(question, hits, max_context * _BYTES_PER_TOKEN // 2)
+    request = ChatRequest((ChatMessage("user", content),), max_tokens=min(_MAX_TOKENS, max_context // 4))
+    text = ""
+    shown = ""
+    async with aclosing(client.stream(request)) as stream:
+        async for piece in stream:
+            text += piece
+            # The whole is stripped, not the piece: an escape may be split between two of them.
+            clean = strip_escapes(settled(text))
+            on_text(clean.removeprefix(shown))
+            shown = clean
+    clean = strip_escapes(text)
+    on_text(clean.removeprefix(shown))
+    return clean
+
+
+def _prompt(question: str, hits: tuple[Hit, ...], room: int) -> str:
+    """The instruction, as many passages as fit `room` bytes (the first one always), the question."""
     passages: list[str] = []
     for hit in hits:
         passage = f"{hit.path}:{hit.start_line}-{hit.end_line}\n{hit.text}\n"
@@ -138,25 +194,4 @@ async def _generated(
         if room < 0 and passages:
             break
         passages.append(passage)
-    content = f"{_INSTRUCTION}\n\n" + "\n".join(passages) + f"\nQuestion: {question}"
-    request = ChatRequest((ChatMessage("user", content),), max_tokens=min(512, max_context // 4))
-    pieces: list[str] = []
-    shown = 0
-    async with aclosing(client.stream(request)) as stream:
-        async for piece in stream:
-            pieces.append(piece)
-            # The whole is stripped, not the piece: an escape may be split between two of them, so what
-            # follows the last one that is open is held back.
-            whole = "".join(pieces)
-            clean = strip_escapes(whole[: _decided(whole)])
-            on_text(clean[shown:])
-            shown = max(shown, len(clean))
-    text = strip_escapes("".join(pieces))
-    on_text(text[shown:])
-    return text
-
-
-def _decided(text: str) -> int:
-    """Up to where no escape is still open: one may take up to 64 characters to end."""
-    last = text.rfind("\x1b")
-    return last if last >= 0 and len(text) - last < 64 else len(text)
+    return f"{_INSTRUCTION}\n\n" + "\n".join(passages) + f"\nQuestion: {question}"

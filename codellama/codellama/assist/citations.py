@@ -1,6 +1,7 @@
 """Citations: spans of files, shown only after they were read again from the disk."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from codellama_index import Index
@@ -36,12 +37,17 @@ def cite(index: Index, path: str, start_line: int, end_line: int, expected: str 
     return Citation(path, start_line, end_line, "\n".join(lines[start_line - 1 : end_line]), verified=True)
 
 
-def cited_in(index: Index, text: str) -> tuple[Citation, ...]:
-    """Every `path:start-end` in a model's answer, read again; what does not exist is unverified."""
+def cited_in(index: Index, text: str, known: Iterable[str] = ()) -> tuple[Citation, ...]:
+    """Every `path:start-end` in a model's answer, read again; what does not exist is unverified.
+
+    A path that is short for one of the `known` paths, and of one alone, counts as that path.
+    """
+    paths = set(known)
     found: dict[tuple[str, int, int], Citation] = {}
     for path, first, last in _MARK.findall(text):
         start = int(first)
-        key = (path, start, int(last or first))
+        longer = [p for p in paths if p == path or p.endswith(f"/{path}")]
+        key = (longer[0] if len(longer) == 1 else path, start, int(last or first))
         if key not in found:
             found[key] = cite(index, *key)
     return tuple(found.values())

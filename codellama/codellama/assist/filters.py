@@ -12,11 +12,15 @@ Filter = Callable[[str, str, str], str]
 _CONTROL_PIECES = re.compile(
     r"\s?<(PRE|SUF|MID|EOT)>|<\|(bos|eos|pre|suf|mid|eot|fim_\w+|endoftext|eot_id|begin_of_text|end_of_text)\|>"
 )
+_STRING = r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\n\x90\x98\x9c-\x9f]*"  # OSC, DCS, SOS, PM, APC
 _ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(\x07|\x1b\\|$)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]", re.S
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI
+    rf"|{_STRING}(?:\x07|\x1b\\|\x9c)"  # one that does not end on its line loses its introducer only
+    r"|\x1b[ -/]*[0-~]?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
-_CLOSERS = ")]}\"'`;,>"
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_OPEN_ESCAPE = re.compile(rf"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|{_STRING}\x1b?|\x1b[ -/]*)\Z")
+_PATH_HEADER = re.compile(r"^[ \t]*(?:#|//) Path: ", re.M)
+_OPENERS = {")": "(", "]": "[", "}": "{"}
 
 
 def stop_at_control_pieces(text: str, prefix: str, suffix: str) -> str:
@@ -53,27 +57,54 @@ def cut_repetition(text: str, prefix: str, suffix: str) -> str:
     return text
 
 
-def cut_at_suffix(text: str, prefix: str, suffix: str) -> str:
-    """Stops where the text begins to say what already follows the cursor."""
-    following = [line.strip() for line in suffix.split("\n")[1:] if line.strip()][:1]
-    if not following or len(following[0]) < 4:
+def cut_at_path_header(text: str, prefix: str, suffix: str) -> str:
+    """Stops at the comment that heads another file in the prompt: the model has left this one."""
+    found = _PATH_HEADER.search(text)
+    if found is None or (found.start() == 0 and prefix.rpartition("\n")[2].strip()):
         return text
+    return text[: found.start()]
+
+
+def cut_at_suffix(text: str, prefix: str, suffix: str) -> str:
+    """Stops where the text begins to say the line that follows the cursor's.
+
+    A line of closers alone, which ends many blocks, counts only at the same indentation.
+    """
+    following = next((line.rstrip() for line in suffix.split("\n")[1:] if line.strip()), "")
+    closes = not following.strip(")]};, \t")
+    if not following or (len(following.strip()) < 4 and not closes):
+        return text
+    on_blank_line = not prefix.rpartition("\n")[2].strip()
     lines = text.split("\n")
     for n, line in enumerate(lines):
-        if n and line.strip() == following[0]:
+        same = line.rstrip() == following if closes else line.strip() == following.strip()
+        if same and (n or (on_blank_line and not closes)):
             return "\n".join(lines[:n])
     return text
 
 
 def drop_duplicate_closers(text: str, prefix: str, suffix: str) -> str:
-    """Closers at the end that the rest of the line has already, and that the text did not open."""
+    """Stops where the text closes what the rest of the cursor's line closes already."""
     rest = suffix.split("\n", 1)[0].strip()
     if not rest:
         return text
-    if len(rest) > 1 and text.rstrip().endswith(rest):
-        return text.rstrip()[: -len(rest)]
-    while text and text[-1] in _CLOSERS and rest.startswith(text[-1]) and not _opened_inside(text):
-        text = text[:-1]
+    if rest[0] in "\"'`":
+        return text[: text.rindex(rest[0])] if text.count(rest[0]) % 2 else text
+    if rest[0] in ",;":
+        return text.rstrip().removesuffix(rest[0])
+    closing = rest[: len(rest) - len(rest.lstrip(")]}"))]
+    if not closing:
+        return text.rstrip().removesuffix(rest) if len(rest) > 1 else text
+    open_before = _unclosed(prefix.rpartition("\n")[2])
+    left_to_close = max(0, open_before - len(closing))
+    depth = 0
+    for n, character in enumerate(text):
+        if character in _OPENERS.values():
+            depth += 1
+        elif character in _OPENERS:
+            depth -= 1
+            if depth < -left_to_close and character == closing[0]:
+                return text[:n]
     return text
 
 
@@ -98,6 +129,7 @@ def trim_end(text: str, prefix: str, suffix: str) -> str:
 FILTERS: tuple[Filter, ...] = (
     stop_at_control_pieces,
     strip_escapes,
+    cut_at_path_header,
     drop_repeated_line_above,
     cut_repetition,
     cut_at_suffix,
@@ -118,10 +150,17 @@ def apply(text: str, prefix: str, suffix: str) -> tuple[str, tuple[str, ...]]:
     return text, tuple(changed)
 
 
-def _opened_inside(text: str) -> bool:
-    """Whether the text's last character closes what the text itself opened."""
-    last = text[-1]
-    if last in "\"'`":
-        return text.count(last) % 2 == 0
-    opener = next((o for o, c in _PAIRS.items() if c == last), None)
-    return opener is not None and text.count(opener) >= text.count(last)
+def settled(text: str) -> str:
+    """The text of a stream so far without an escape at its end that may still be going on."""
+    return _OPEN_ESCAPE.sub("", text)
+
+
+def _unclosed(line: str) -> int:
+    """How many brackets a piece of code leaves open; quotes and comments are not looked at."""
+    depth = 0
+    for character in line:
+        if character in _OPENERS.values():
+            depth += 1
+        elif character in _OPENERS:
+            depth = max(0, depth - 1)
+    return depth
