@@ -1,6 +1,6 @@
 """`python -m codellama.serve`: the model server's process. The only one that loads torch.
 
-It answers on a Unix socket or on loopback, loads the model at once, and ends after idling or on SIGTERM.
+It loads the model, answers on a Unix socket or on loopback, and ends after idling or on SIGTERM.
 """
 
 import argparse
@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -20,6 +21,10 @@ from codellama.serve import daemon
 from codellama.serve.app import App
 from codellama.serve.security import Guard
 from codellama.serve.worker import Worker
+
+# Seconds: how long a load may hold up the start, and how long requests may go on after a signal to end.
+_LOADING_S = 10.0
+_GRACE_S = 2
 
 
 def main() -> None:
@@ -42,15 +47,29 @@ async def _serve(arguments: argparse.Namespace) -> None:
     token = os.environ.get("CODELLAMA_TOKEN") or secrets.token_urlsafe(32)
     hosts = (arguments.host,) if arguments.host else ()
     guarded = Guard(app.starlette(), token, hosts)
-    listener = _listen(arguments)
-    config = uvicorn.Config(guarded, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=30)
+    config = uvicorn.Config(
+        guarded,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
     server = uvicorn.Server(config)
-    # The model loads while the first clients already connect; what they ask for waits in the queue.
     loading = asyncio.ensure_future(worker.load(arguments.model))
+    # A model that cannot be loaded ends the start with the reason, which the one who starts us reads. One
+    # that is slow to load is published already: what clients ask for waits in the queue.
+    await asyncio.wait({loading}, timeout=_LOADING_S)
+    if loading.done():
+        loading.result()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn ends on them, and then raises them again: that must not end us before the files are gone.
+        signal.signal(number, lambda *_: None)
+    listener = _listen(arguments)
     idle = asyncio.ensure_future(_leave_when_idle(server, app, arguments.idle_minutes * 60))
     state = daemon.publish(listener, token, arguments.model)
     try:
-        await asyncio.gather(server.serve(sockets=[listener]), loading)
+        await server.serve(sockets=[listener])
     finally:
         idle.cancel()
         daemon.withdraw(state)

@@ -3,6 +3,8 @@
 `/infill` takes llama.cpp's field names, so that its editor plugins work unchanged.
 """
 
+import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from codellama.runtime.records import (
 PROTOCOL = 1
 
 T = TypeVar("T")
+_SEEDS = 2**63
 _MODES = ("auto", "psm", "spm", "prefix")
 
 
@@ -78,6 +81,26 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
         raise InvalidRequest("messages is empty: give at least one.")
     max_tokens = _max_tokens(body, "max_tokens", 256)
     return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body))
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    """The body's bytes; raises InvalidRequest for what JSON or UTF-8 cannot carry (half a surrogate pair)."""
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise InvalidRequest(f"The request cannot be sent ({error}): correct that value.") from error
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body."""
+    try:
+        body = json.loads(raw)
+        json.dumps(body, ensure_ascii=False).encode()  # json.loads lets halves of surrogate pairs pass
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The body is no JSON ({error}).") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body is no JSON object.")
+    return body
 
 
 def request_body(request: Request) -> tuple[str, dict[str, Any]]:
@@ -147,16 +170,16 @@ def read_error(body: object) -> CodellamaError:
 def _extra(item: object) -> Extra:
     if not isinstance(item, dict):
         raise InvalidRequest("input_extra holds something other than objects: give filename and text.")
-    priority = item.get("priority", 0.0)
-    if not isinstance(priority, int | float) or isinstance(priority, bool):
-        raise InvalidRequest("An extra's priority is no number.")
-    return Extra(_field(item, "filename", str, "extra"), _field(item, "text", str, ""), float(priority))
+    priority = _number(item, "priority", 0.0)
+    return Extra(_field(item, "filename", str, "extra"), _field(item, "text", str, ""), priority)
 
 
 def _sampling(body: dict[str, Any], temperature: float) -> Sampling:
     seed = body.get("seed")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise InvalidRequest("seed is no whole number.")
+    if seed is not None and not -_SEEDS <= seed < _SEEDS:
+        raise InvalidRequest("seed does not fit 64 bits.")
     return Sampling(
         temperature=_number(body, "temperature", temperature),
         top_p=_number(body, "top_p", 1.0),
@@ -187,7 +210,13 @@ def _number(body: dict[str, Any], name: str, default: float) -> float:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InvalidRequest(f"{name} is no number.")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidRequest(f"{name} is no finite number.")
+    return number
 
 
 def _field(body: dict[str, Any], name: str, kind: type[T], default: T) -> T:

@@ -9,10 +9,10 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -25,7 +25,7 @@ from codellama.runtime import errors
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.records import InfillRequest, Piece, Request, Result
 from codellama.serve import api
-from codellama.serve.security import BodyTooLarge
+from codellama.serve.security import MAX_BODY, BodyTooLarge
 from codellama.serve.worker import Worker
 
 _STATUS: dict[type[Exception], int] = {
@@ -35,6 +35,7 @@ _STATUS: dict[type[Exception], int] = {
     errors.CheckpointError: 500,
 }
 
+T = TypeVar("T")
 Shape = Callable[[str, Result | None], dict[str, Any]]
 
 
@@ -61,7 +62,11 @@ class App:
 
     def starlette(self) -> Starlette:
         """The application, with our errors as JSON."""
-        handlers = {Exception: _internal_error, errors.CodellamaError: _known_error}
+        handlers = {
+            Exception: _internal_error,
+            errors.CodellamaError: _known_error,
+            BodyTooLarge: _too_large,
+        }
         return Starlette(routes=self.routes(), exception_handlers=handlers)
 
     async def health(self, _: HttpRequest) -> Response:
@@ -141,17 +146,15 @@ class App:
         await self.worker.load(name)  # so that errors of loading come before a stream begins
         if body.get("stream"):
             done = "" if isinstance(request, InfillRequest) else "data: [DONE]\n\n"
-            return StreamingResponse(self._events(name, request, shape, done), media_type="text/event-stream")
-        work = asyncio.ensure_future(self._whole(name, request))
-        gone = asyncio.ensure_future(_disconnected(http))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            events = self._events(name, request, shape, done)
+            # The first event is awaited here, so that a refused request has a status that says so.
+            first = await _unless_gone(http, anext(events))
+            if first is None:
                 return Response(status_code=499)  # nobody reads it
-            result = work.result()
-        finally:
-            work.cancel()
-            gone.cancel()
+            return StreamingResponse(_after(first, events), media_type="text/event-stream")
+        result = await _unless_gone(http, self._whole(name, request))
+        if result is None:
+            return Response(status_code=499)
         return JSONResponse(shape(result.text, result))
 
     async def _whole(self, name: str, request: Request) -> Result:
@@ -161,14 +164,21 @@ class App:
                     return item
         raise AssertionError("a stream ends with its result")
 
-    async def _events(self, name: str, request: Request, shape: Shape, done: str) -> AsyncIterator[str]:
+    async def _events(
+        self, name: str, request: Request, shape: Shape, done: str
+    ) -> AsyncGenerator[str, None]:
+        """Server-sent events; an error after the first one becomes the last one."""
+        begun = False
         try:
             async with aclosing(self._counted(name, request)) as stream:
                 async for item in stream:
                     last = isinstance(item, Result)
                     data = shape("", item) if isinstance(item, Result) else shape(item.text, None)
+                    begun = True
                     yield f"data: {json.dumps(data)}\n\n" + (done if last else "")
         except errors.CodellamaError as error:
+            if not begun:
+                raise
             yield f"data: {json.dumps(api.error_body(error))}\n\n"
 
     async def _counted(self, name: str, request: Request) -> AsyncGenerator[Piece | Result, None]:
@@ -190,14 +200,28 @@ class App:
 
 async def _body(http: HttpRequest) -> dict[str, Any]:
     try:
-        body = json.loads(await http.body())
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body is no JSON ({error}).") from error
-    except (BodyTooLarge, ClientDisconnect) as error:
-        raise InvalidRequest("The body is too large or ended early.") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body is no JSON object.")
-    return body
+        return api.decode(await http.body())
+    except ClientDisconnect as error:
+        raise InvalidRequest("The body ended early.") from error
+
+
+async def _unless_gone(http: HttpRequest, coroutine: Awaitable[T]) -> T | None:
+    """The coroutine's value; None, and the coroutine is cancelled, where the client leaves first."""
+    work = asyncio.ensure_future(coroutine)
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _after(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    async with aclosing(rest):
+        yield first
+        async for item in rest:
+            yield item
 
 
 async def _disconnected(http: HttpRequest) -> None:
@@ -216,6 +240,11 @@ def _usage(result: Result | None) -> dict[str, Any]:
 async def _known_error(_: HttpRequest, error: Exception) -> Response:
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
     return JSONResponse(api.error_body(error), status_code=status)
+
+
+async def _too_large(_: HttpRequest, error: Exception) -> Response:
+    refusal = InvalidRequest(f"The request is larger than {MAX_BODY} bytes.")
+    return JSONResponse(api.error_body(refusal), status_code=413, headers={"connection": "close"})
 
 
 async def _internal_error(_: HttpRequest, error: Exception) -> Response:

@@ -6,12 +6,12 @@ request whose server dies is sent once more, to a fresh one.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from codellama.runtime.errors import ServerError
+from codellama.runtime.errors import ServerError, Unauthorized
 from codellama.runtime.records import (
     CompletionRequest,
     InfillRequest,
@@ -58,18 +58,19 @@ class ModelClient:
     async def stream(self, request: Request, *, model: str | None = None) -> AsyncGenerator[str, None]:
         """Pieces of text as they are generated; closing the iterator cancels the work."""
         path, body = api.request_body(request)
-        body |= {"model": model or self.settings.model, "stream": True}
-        async with self._connected() as http, http.stream("POST", path, json=body) as response:
-            if response.status_code != 200:
-                await response.aread()
-                raise api.read_error(_json(response))
-            async for line in response.aiter_lines():
-                if line.startswith("data: {"):
-                    event = json.loads(line.removeprefix("data: "))
-                    if "error" in event:
-                        raise api.read_error(event)
-                    if piece := _piece(event):
+        content = api.encode(body | {"model": model or self.settings.model, "stream": True})
+        for attempt in (1, 2):
+            begun = False
+            try:
+                async with aclosing(self._pieces(path, content)) as pieces:
+                    async for piece in pieces:
+                        begun = True
                         yield piece
+                return
+            except _Gone as error:
+                await self.aclose()
+                if begun or attempt == 2:  # what was given cannot be taken back
+                    raise error.final() from error
 
     async def tokenize(self, texts: list[str], *, model: str | None = None) -> list[list[int]]:
         """Ids of each text, without BOS."""
@@ -104,29 +105,52 @@ class ModelClient:
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """One request and its JSON answer; sent once more where the server died under it."""
-        import httpx
-
+        content = None if body is None else api.encode(body)
         for attempt in (1, 2):
             try:
-                async with self._connected() as http:
-                    response = await http.request(method, path, json=body)
-            except (httpx.TransportError, OSError) as error:
+                async with self._exchange(method, path, content) as response:
+                    answer = _json(await response.aread())
+            except _Gone as error:
                 await self.aclose()
                 if attempt == 2:
-                    raise ServerError(
-                        f"The model server ended twice while it was asked ({error or type(error).__name__}): "
-                        f"see {daemon.log_file()}."
-                    ) from error
+                    raise error.final() from error
                 continue
-            if response.status_code != 200:
-                raise api.read_error(_json(response))
-            answer = _json(response)
             if isinstance(answer, dict):
                 return answer
+            break
         raise ServerError("The model server's answer is no JSON object: stop it and try again.")
 
+    async def _pieces(self, path: str, content: bytes) -> AsyncGenerator[str, None]:
+        async with self._exchange("POST", path, content) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    event = json.loads(line.removeprefix("data: "))
+                    if "error" in event:
+                        raise api.read_error(event)
+                    if piece := _piece(event):
+                        yield piece
+
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator["httpx.AsyncClient"]:
+    async def _exchange(
+        self, method: str, path: str, content: bytes | None
+    ) -> AsyncGenerator["httpx.Response", None]:
+        """A response of status 200, to be read; raises the server's error, or _Gone where it is gone."""
+        import httpx
+
+        known = self._http is not None
+        try:
+            http = await self._connected()
+            async with http.stream(method, path, content=content) as response:
+                if response.status_code != 200:
+                    error = api.read_error(_json(await response.aread()))
+                    if known and isinstance(error, Unauthorized):
+                        raise _Gone("another one has taken its place")  # with a token of its own
+                    raise error
+                yield response
+        except (httpx.TransportError, OSError) as error:
+            raise _Gone(str(error) or type(error).__name__) from error
+
+    async def _connected(self) -> "httpx.AsyncClient":
         import httpx
 
         if self._http is None:
@@ -140,7 +164,14 @@ class ModelClient:
                 timeout=httpx.Timeout(None, connect=10.0),
                 trust_env=False,
             )
-        yield self._http
+        return self._http
+
+
+class _Gone(Exception):
+    """The server went away under a request; where it can be sent again, a fresh server gets it."""
+
+    def final(self) -> ServerError:
+        return ServerError(f"The model server ended while it was asked ({self}): see {daemon.log_file()}.")
 
 
 def _piece(event: dict[str, Any]) -> str:
@@ -150,8 +181,8 @@ def _piece(event: dict[str, Any]) -> str:
     return str(choice.get("text") or choice.get("delta", {}).get("content") or "")
 
 
-def _json(response: "httpx.Response") -> object:
+def _json(raw: bytes) -> object:
     try:
-        return response.json()
+        return json.loads(raw)
     except ValueError:
         return None

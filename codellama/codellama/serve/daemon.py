@@ -31,6 +31,9 @@ from codellama.serve.api import PROTOCOL
 # A Unix socket's path holds 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH = 100
 
+# The servers that this process started: they outlive it, and are waited for here once they ended.
+_started: list[subprocess.Popen[bytes]] = []
+
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
@@ -211,6 +214,7 @@ def _start(settings: ServeSettings) -> Address:
     with log_file().open("ab") as log:
         began = log.tell()
         process = _spawn(arguments, log)
+    _started[:] = [earlier for earlier in _started if earlier.poll() is None] + [process]
     deadline = time.monotonic() + settings.start_timeout_s
     while time.monotonic() < deadline:
         address = find()

@@ -43,7 +43,8 @@ class Worker:
 
     async def load(self, name: str) -> None:
         """Loads the model unless it is loaded; raises as `load_engine` does."""
-        await self._in_thread(lambda: self._engine(name))
+        if name not in self._engines:  # else it would wait for the running request, uncounted
+            await self._in_thread(lambda: self._engine(name))
 
     async def tokenize(self, name: str, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without BOS."""
