@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from codellama.runtime.locate import locate
 from codellama.serve.app import App
 from codellama.serve.security import MAX_BODY, OPEN_ROUTES
 
@@ -16,6 +17,7 @@ ROUTES = [
     for method in sorted((route.methods or set()) - {"HEAD"})
 ]
 POSTS = [path for method, path in ROUTES if method == "POST"]
+CONTEXT = json.loads((locate("pocket") / "config.json").read_text())["max_position_embeddings"]
 GENERATING = ["/infill", "/v1/completions", "/v1/chat/completions"]
 
 
@@ -46,9 +48,7 @@ def events(response: httpx.Response) -> list[Any]:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("token", ["", "wrong", "ü"])
-def test_every_route_but_health_asks_for_the_token(
-    served: Any, method: str, path: str, token: str
-) -> None:
+def test_every_route_but_health_asks_for_the_token(served: Any, method: str, path: str, token: str) -> None:
     """A new route cannot forget the token, and a wrong one is as good as none."""
     with served.http(token="") as http:
         headers = {b"authorization": b"Bearer " + token.encode()} if token else {}
@@ -218,14 +218,14 @@ def test_a_model_without_a_chat_format_says_so(http: httpx.Client, stream: bool)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_longer_than_the_context_is_refused(http: httpx.Client, stream: bool) -> None:
     body = {"prompt": "x = 1\n" * 2000, "max_tokens": 4, "stream": stream}
-    assert "2048" in refused(http.post("/v1/completions", json=body), 400, "ContextTooLong")
+    assert str(CONTEXT) in refused(http.post("/v1/completions", json=body), 400, "ContextTooLong")
 
 
 def test_models_lists_what_is_loaded(http: httpx.Client) -> None:
     http.post("/tokenize", json={"content": ""})
     (model,) = [m for m in http.get("/v1/models").json()["data"] if m["id"] == "pocket"]
     assert (model["object"], model["can_infill"], model["can_chat"]) == ("model", True, False)
-    assert model["max_context"] == 2048
+    assert model["max_context"] == CONTEXT
 
 
 def test_tokenize_takes_one_text_or_many(http: httpx.Client) -> None:
