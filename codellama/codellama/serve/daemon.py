@@ -131,7 +131,7 @@ def status() -> ServerStatus | None:
     return ServerStatus(address.pid, place, str(state.get("model", "")), token, str(log_file()))
 
 
-def stop(timeout_s: float = 10.0) -> bool:
+def stop(timeout_s: float = 30.0) -> bool:
     """Ends the running server and waits until it is gone; False where there was none."""
     address = find()
     if address is None:
