@@ -56,6 +56,7 @@ class Address:
     port: int
     token: str
     pid: int
+    model: str
 
     @property
     def url(self) -> str:
@@ -113,7 +114,9 @@ def find() -> Address | None:
     try:
         state = json.loads((folder / f"serve-{PROTOCOL}.json").read_text(encoding="utf-8"))
         token = os.environ.get("CODELLAMA_TOKEN") or (folder / f"token-{PROTOCOL}").read_text("utf-8")
-        address = Address(state["uds"], state["host"], state["port"], token.strip(), state["pid"])
+        address = Address(
+            state["uds"], state["host"], state["port"], token.strip(), state["pid"], state["model"]
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return address if _alive(address.pid) and _connects(address) else None
@@ -124,11 +127,8 @@ def status() -> ServerStatus | None:
     address = find()
     if address is None:
         return None
-    folder = runtime_folder()
-    state = json.loads((folder / f"serve-{PROTOCOL}.json").read_text(encoding="utf-8"))
-    place = address.uds or address.url
-    token = str(folder / f"token-{PROTOCOL}")
-    return ServerStatus(address.pid, place, str(state.get("model", "")), token, str(log_file()))
+    token = str(runtime_folder() / f"token-{PROTOCOL}")
+    return ServerStatus(address.pid, address.uds or address.url, address.model, token, str(log_file()))
 
 
 def stop(timeout_s: float = 30.0) -> bool:
@@ -160,8 +160,8 @@ def publish(listener: socket.socket, token: str, model: str) -> list[Path]:
     name = listener.getsockname()
     unix = isinstance(name, str)
     host, port = ("", 0) if unix else (name[0], name[1])
-    address = Address(name if unix else "", host, port, "", os.getpid())
-    state = {k: v for k, v in asdict(address).items() if k != "token"} | {"model": model}
+    address = Address(name if unix else "", host, port, "", os.getpid(), model)
+    state = {k: v for k, v in asdict(address).items() if k != "token"}
     files = [folder / f"token-{PROTOCOL}", folder / f"serve-{PROTOCOL}.json"]
     try:
         _write_private(files[0], token)
