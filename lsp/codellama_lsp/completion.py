@@ -13,7 +13,6 @@ from codellama_lsp.settings import CompletionSettings
 
 if TYPE_CHECKING:
     from codellama.assist.completion import Completion
-
     from codellama.serve.client import ModelClient
     from codellama_index import Index
 
