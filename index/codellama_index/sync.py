@@ -7,14 +7,16 @@ this process alone writes. Work is committed every few files, so a killed build 
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 from codellama_index.extract import Extract, decode, extract
@@ -148,12 +150,28 @@ def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
         for start in range(0, len(jobs), 8 * _BATCH):
             part = jobs[start : start + 8 * _BATCH]
             try:
-                yield from pool.map(parse, part, chunksize=16)
+                with _interrupts_blocked():  # jobs start the processes as they come in
+                    parsing = pool.map(parse, part, chunksize=16)
+                yield from parsing
             except BrokenProcessPool:
                 # A grammar crashed on one of them: none of this part is worth the whole index.
                 empty = Extract((), (), (), ())
                 yield from (Parsed(job.file, b"", "", "crashed its parser", empty) for job in part)
                 return
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, which a terminal sends to all: this one ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would start in here otherwise, and unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_with_parent() -> None:

@@ -137,18 +137,22 @@ def _qualified(symbol: Symbol) -> str:
 
 
 def _uses(question: str, index: Index) -> tuple[str, tuple[Citation, ...]]:
-    """Where a question asks for the uses of a name that the repository defines: the name, and the lines."""
+    """Where a question asks for the uses of a name: the name, and the lines that use it."""
     if not _ABOUT_USES.search(question):
         return "", ()
-    # What looks like a name of code comes first; "who calls fetch?" gives a plain word.
     words = [word for word in _WORD.findall(question) if word.lower() not in _ABOUT_WORDS]
-    for name in sorted(words, key=lambda word: word.islower() and "_" not in word):
-        if any(symbol.name == name for symbol in index.symbols(name, limit=1)):
+    for name in sorted(words, key=_is_plain):
+        # A plain word, as in "who calls fetch?", must be a name here; one of code may be a library's.
+        if not _is_plain(name) or any(symbol.name == name for symbol in index.symbols(name, limit=1)):
             uses = sorted(index.references(name), key=_remoteness)[:_SITES]
             sites = tuple(site for site in (_site(index, use) for use in uses) if site.verified)
             if sites:
                 return name, sites
     return "", ()
+
+
+def _is_plain(word: str) -> bool:
+    return "_" not in word and word[1:].islower()
 
 
 def _remoteness(use: Reference) -> tuple[bool, bool]:
