@@ -9,6 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure: timings never decide a test.
+settings.register_profile("codellama", deadline=None)
+settings.load_profile("codellama")
 
 PROJECT = Path(__file__).resolve().parent.parent
 
