@@ -56,7 +56,11 @@ def user_file() -> Path:
 
 
 def load(root: Path | None, command_line: Mapping[str, object] | None = None) -> Config:
-    """All settings for a repository at `root`; raises InvalidRequest naming the file and key."""
+    """All settings for a repository at `root`.
+
+    Raises InvalidRequest naming the file or variable and the key; what is wrong in the repository's own
+    file is a warning.
+    """
     values, sources = dict(DEFAULTS), dict.fromkeys(DEFAULTS, "default")
     warnings: list[str] = []
 
@@ -73,10 +77,13 @@ def load(root: Path | None, command_line: Mapping[str, object] | None = None) ->
     if root is not None:
         file = root / REPOSITORY_FILE
         for key, value in _flat(_repository_toml(file, warnings.append)).items():
-            if key in REPOSITORY_KEYS:
-                take(key, value, str(file))
-            else:
+            if key not in REPOSITORY_KEYS:
                 warnings.append(f"{file} sets {key}, which a repository may not: ignored.")
+                continue
+            try:
+                take(key, value, str(file))
+            except InvalidRequest as error:  # a stranger's mistake stops nobody's work
+                warnings.append(f"{error} It is ignored.")
     for key in DEFAULTS:
         variable = "CODELLAMA_" + key.upper().replace(".", "_")
         if variable in os.environ:

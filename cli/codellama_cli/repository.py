@@ -22,11 +22,21 @@ def settings_for(root: Path | None, command_line: Mapping[str, object] | None = 
     return loaded
 
 
+def place(repo: Path | None) -> Path:
+    """What --repo names, else the current folder; raises RepositoryNotFound."""
+    from codellama_index.errors import RepositoryNotFound
+
+    try:
+        return repo if repo is not None else Path.cwd()
+    except FileNotFoundError as error:
+        raise RepositoryNotFound("The current folder was deleted: go to one that exists.") from error
+
+
 def open_repository(repo: Path | None) -> "Index":
     """The index of the repository around `repo`, or around the current folder."""
     from codellama_index import open_index
 
-    return open_index(repo if repo is not None else Path())
+    return open_index(place(repo))
 
 
 def refreshed(index: "Index", within_s: float = math.inf) -> "Index":

@@ -18,12 +18,10 @@ def show(repo: Repo = None, json: Json = False) -> None:
 
     Example: codellama config show
     """
-    from pathlib import Path
-
     from codellama_cli import output, repository
     from codellama_index.walk import find_root
 
-    loaded = repository.settings_for(find_root(repo if repo is not None else Path()))
+    loaded = repository.settings_for(find_root(repository.place(repo)))
     if json:
         output.print_json(
             {key: {"value": value, "source": loaded.sources[key]} for key, value in loaded.values.items()}

@@ -12,12 +12,30 @@ TABLE = [
     ("stop_at_control_pieces", "x = 1 <EOT> more", "", "", "x = 1"),
     ("stop_at_control_pieces", "a<|eot|>b", "", "", "a"),
     ("strip_escapes", "a\x1b[31mb\x1b]0;t\x07c\x00\td\n", "", "", "abc\td\n"),
+    ("strip_escapes", "\x1b]0;unended\nrest \x9b2Jx \x90q\x9c.", "", "", "0;unended\nrest x ."),
+    ("strip_escapes", "a\r\nb\x1b", "", "", "a\nb"),
     ("drop_repeated_line_above", "return x", "    return x\n", "", ""),
     ("drop_repeated_line_above", "return x", "    return y\n", "", "return x"),
     ("drop_repeated_line_above", "return x", "return x\n  if a: ", "", "return x"),
     ("cut_repetition", "foo(bar)\nfoo(bar)\nfoo(bar)", "", "", "foo(bar)\nfoo(bar)"),
     ("cut_repetition", "long_call(1)\nlong_call(1)\nx", "", "", "long_call(1)"),
+    ("cut_repetition", "x = 2/2/2/2/2/2/2/2/", "", "", "x = "),
+    ("cut_repetition", "# ----------------", "", "", "# ----------------"),
+    ("cut_at_path_header", "x = 1\n# Path: a.py\nimport b", "", "", "x = 1\n"),
+    ("cut_at_path_header", "// Path: a.go", "\n    ", "", ""),
+    ("cut_at_path_header", "# Path: of the file", "x = 1  ", "", "# Path: of the file"),
     ("cut_at_suffix", "a = 1\nreturn a\nb", "", "\nreturn a\n", "a = 1"),
+    ("cut_at_suffix", "return a\nb", "    ", "\n    return a\n", ""),
+    ("cut_at_suffix", "  a();\n  }\n  b();\n}", "{\n", "\n}\n", "  a();\n  }\n  b();"),
+    ("cut_at_suffix", "a;\n}\nfunc g() {", "    ", "\n\n}\n", "a;"),
+    ("drop_duplicate_closers", "b)\ncall()", "f(a, ", ")", "b"),
+    ("drop_duplicate_closers", "b))", "f(g(a, ", ")", "b)"),
+    ("drop_duplicate_closers", "g(h(a))", "f(k(", "))", "g(h(a))"),
+    ("drop_duplicate_closers", "b\n)", "    x, ", ")", "b\n"),
+    ("drop_duplicate_closers", 'abc"', 'x = "', '"', "abc"),
+    ("drop_duplicate_closers", 'abc" + "d', 'x = "', '"', 'abc" + "d'),
+    ("drop_duplicate_closers", "x = 1;", "", ";", "x = 1"),
+    ("drop_duplicate_closers", "1 + x", "y = ", "+ x", "1 "),
     ("drop_duplicate_closers", "a, b)", "f(", ")", "a, b"),
     ("drop_duplicate_closers", "g(a)", "f(", ")", "g(a)"),
     ("drop_duplicate_closers", "a, b):", "def f(", "):", "a, b"),
@@ -62,3 +80,14 @@ def test_windows_snap_to_blocks(lines: int, column: int) -> None:
     assert text.index(prefix + suffix) == 0 or (lines - prefix.count("\n")) % BLOCK_LINES == 0
     assert prefix.count("\n") <= PREFIX_LINES
     assert suffix.count("\n") <= SUFFIX_LINES
+
+
+@given(st.lists(st.text("\x1b\x9b\x90\x9c[]Pm;\\\x07\na0 ", max_size=6), max_size=8))
+def test_a_stream_is_stripped_as_its_whole(pieces: list[str]) -> None:
+    """However an answer is cut into pieces, what was shown so far begins what is shown in the end."""
+    whole = filters.strip_escapes("".join(pieces))
+    text = ""
+    for piece in pieces:
+        text += piece
+        assert whole.startswith(filters.strip_escapes(filters.settled(text)))
+    assert not set(whole) & set("\x1b\x9b\x90\x9c\x07")

@@ -18,19 +18,25 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_llama(
-    folder: Path, *, tied: bool = False, shard: str = "1GB", theta: float = 1e6
+    folder: Path,
+    *,
+    tied: bool = False,
+    shard: str = "1GB",
+    theta: float = 1e6,
+    layers: int = 2,
+    positions: int = 512,
 ) -> LlamaForCausalLM:
-    """A two-layer Llama with grouped-query attention; returns the reference model itself."""
+    """A small Llama with grouped-query attention; returns the reference model itself."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=write_tokenizer(folder),
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         rope_parameters={"rope_type": "default", "rope_theta": theta},
         rms_norm_eps=1e-5,
         tie_word_embeddings=tied,

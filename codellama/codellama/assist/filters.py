@@ -20,6 +20,7 @@ _ESCAPES = re.compile(
 )
 _OPEN_ESCAPE = re.compile(rf"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|{_STRING}\x1b?|\x1b[ -/]*)\Z")
 _PATH_HEADER = re.compile(r"^[ \t]*(?:#|//) Path: ", re.M)
+_CIRCLE = re.compile(r"(\S.{1,23}?)\1{5,}")  # a ruler such as ---- is none: its unit is one character
 _OPENERS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -44,8 +45,9 @@ def drop_repeated_line_above(text: str, prefix: str, suffix: str) -> str:
 
 
 def cut_repetition(text: str, prefix: str, suffix: str) -> str:
-    """Stops where the text begins to repeat itself: a line for the third time, or a block at once."""
-    lines = text.split("\n")
+    """Stops where the text begins to go in circles: inside a line, a line twice running or thrice at all."""
+    circle = next((c for c in _CIRCLE.finditer(text) if len(set(c[1])) > 1), None)
+    lines = text[: circle.start() if circle else None].split("\n")
     counts: dict[str, int] = {}
     for n, line in enumerate(lines):
         bare = line.strip()
@@ -54,7 +56,7 @@ def cut_repetition(text: str, prefix: str, suffix: str) -> str:
         counts[bare] = counts.get(bare, 0) + 1
         if counts[bare] > 2 or (n and bare == lines[n - 1].strip() and len(bare) > 8):
             return "\n".join(lines[:n])
-    return text
+    return "\n".join(lines)
 
 
 def cut_at_path_header(text: str, prefix: str, suffix: str) -> str:
