@@ -7,7 +7,7 @@ import bisect
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from codellama_index.languages import grammar, language_of
 from codellama_index.records import Span, Symbol, SymbolKind
@@ -24,17 +24,16 @@ _CALLABLE = frozenset({"function", "method"})
 _CONTAINERS = frozenset({"class", "interface", "enum", "scope"})
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A use of a name: its 1-based line and its bytes."""
+class Mention(NamedTuple):
+    """A use of a name: its 1-based line and its bytes (a tuple: there are hundreds of thousands)."""
 
     name: str
     line: int
-    span: Span
+    start: int
+    end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A passage to search: 1-based lines, inclusive, and the name of the definition it is, if it is one."""
 
     start_line: int
@@ -85,7 +84,7 @@ def extract(path: str, text: str) -> Extract:
     symbols = tuple(_symbols(path, source, captured.definitions))
     names = {definition.name.start_byte for definition in captured.definitions}
     references = tuple(
-        Mention(_text(node), node.start_point[0] + 1, Span(node.start_byte, node.end_byte))
+        Mention(_text(node), node.start_point[0] + 1, node.start_byte, node.end_byte)
         for node in captured.references
         if node.start_byte not in names and node.end_byte - node.start_byte > 1
     )

@@ -141,7 +141,7 @@ class Store:
         )
         connection.executemany(
             "INSERT INTO reference VALUES (?, ?, ?, ?, ?)",
-            [(blob, m.name, m.line, m.span.start, m.span.end) for m in extract.references],
+            [(blob, *mention) for mention in extract.references],
         )
         lines = text.splitlines()
         for chunk in extract.chunks:

@@ -119,7 +119,7 @@ def test_any_text_is_read(noise: str, name: str) -> None:
         assert 1 <= symbol.start_line <= symbol.line <= symbol.end_line <= lines
         assert symbol.name.encode() in source[symbol.span.start : symbol.span.end]
     for mention in found.references:
-        assert source[mention.span.start : mention.span.end].decode() == mention.name
+        assert source[mention.start : mention.end].decode() == mention.name
 
 
 @given(st.integers(0, 400))
