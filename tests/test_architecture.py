@@ -20,7 +20,10 @@ MODULES = sorted(
     for name, folder in PACKAGES.items()
     for file in folder.rglob("*.py")
 )
-TORCH_FREE = ("errors", "records", "config", "families", "tokenizer", "prompts", "packing", "locate")
+TORCH_FREE = (
+    *("errors", "records", "config", "families", "tokenizer", "prompts", "packing", "locate"),
+    *("weights.checkpoint", "weights.gguf", "weights.safetensors"),
+)
 
 
 def imports_of(file: Path) -> set[str]:

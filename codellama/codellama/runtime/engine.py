@@ -45,7 +45,8 @@ from codellama.runtime.records import (
 )
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.tokenizer import Tokenizer, load_tokenizer
-from codellama.runtime.weights.safetensors import load_transformer, read_config
+from codellama.runtime.weights.checkpoint import open_checkpoint
+from codellama.runtime.weights.loading import load_transformer
 
 # Up to here the suffix goes first, so that it stays cached while one types; beyond, the larger part does.
 SPM_TOKENS = 1024
@@ -262,18 +263,19 @@ def load_engine(
     bfloat16 elsewhere), float32, bfloat16 or float16. `max_context`: at most this many tokens in prompt
     and answer together. Raises UnknownModel, CheckpointError or InvalidRequest.
     """
-    folder = locate(name)
-    config = read_config(folder)
+    path = locate(name)
+    checkpoint = open_checkpoint(path)
     place = _device(device)
     if max_context:
-        config = replace(config, max_context=max_context)
-    tokenizer = load_tokenizer(folder)
+        checkpoint.config = replace(checkpoint.config, max_context=max_context)
+    config = checkpoint.config
+    tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model embeds "
+            f"{path}: the tokenizer has {tokenizer.vocab_size} pieces and the model embeds "
             f"{config.vocab_size}: they do not belong together, fetch the checkpoint again."
         )
-    model = load_transformer(folder, config, place, _dtype(dtype, place), config.max_context)
+    model = load_transformer(checkpoint, place, _dtype(dtype, place), config.max_context)
     return Engine(name, model, tokenizer)
 
 

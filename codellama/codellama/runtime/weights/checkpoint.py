@@ -1,0 +1,22 @@
+"""Opens a checkpoint of any format by its headers. Free of torch."""
+
+from pathlib import Path
+
+from codellama.runtime.errors import CheckpointError
+from codellama.runtime.weights.hugging_face import HuggingFaceCheckpoint
+from codellama.runtime.weights.tensors import Checkpoint, TensorInfo
+
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, a folder or a .gguf file; raises CheckpointError.
+
+    Only headers are read: opening costs milliseconds whatever the size.
+    """
+    if (path / "config.json").is_file():
+        return HuggingFaceCheckpoint(path)
+    raise CheckpointError(
+        f"{path} holds no checkpoint: name a folder with config.json (Hugging Face) or params.json "
+        "(Meta), or a .gguf file."
+    )

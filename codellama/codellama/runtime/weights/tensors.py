@@ -1,0 +1,83 @@
+"""What every reader of a checkpoint yields: tensors by Hugging Face's names. Free of torch at import.
+
+A reader opens a checkpoint by its headers alone, and refuses there what contradicts itself: all that is
+read later has been checked against the size of its file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from codellama.runtime.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Format = Literal["hugging-face", "meta", "gguf"]
+
+# Bytes of a tensor that are read at a time: what a load needs beside the weights themselves.
+BLOCK_BYTES = 16 * 2**20
+
+AGAIN = "the file is damaged or incomplete, fetch the checkpoint again."
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor, from the headers.
+
+    `name` and `shape` are Hugging Face's, whatever the format; `dtype` is the file's (F32, BF16, Q4_K, …);
+    `file` holds it, or the first part of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+
+# A place in a tensor and what belongs there, in a floating dtype that torch computes with.
+Block = tuple[tuple[slice, ...], "Tensor"]
+
+
+class Checkpoint(Protocol):
+    """A model on disk, opened by its headers."""
+
+    path: Path
+    format: Format
+    config: ModelConfig
+
+    def infos(self) -> list[TensorInfo]:
+        """Every tensor of the language model, in no particular order."""
+        ...
+
+    def blocks(self, info: TensorInfo) -> Iterator[Block]:
+        """The tensor in pieces of about BLOCK_BYTES, read as they are asked for.
+
+        Raises CheckpointError naming file and tensor.
+        """
+        ...
+
+    def tensors(self) -> Iterator[tuple[TensorInfo, "Tensor"]]:
+        """Every tensor, one at a time, in the dtype that it is stored in (float32 where quantised)."""
+        ...
+
+
+def assemble(checkpoint: Checkpoint) -> Iterator[tuple[TensorInfo, "Tensor"]]:
+    """`Checkpoint.tensors` from its blocks."""
+    import torch
+
+    for info in checkpoint.infos():
+        whole = None
+        for place, block in checkpoint.blocks(info):
+            if whole is None:
+                whole = torch.empty(info.shape, dtype=block.dtype)
+            whole[place] = block
+        if whole is not None:
+            yield info, whole
+
+
+def row_blocks(shape: tuple[int, ...], row_bytes: int) -> Iterator[slice]:
+    """Slices of the first dimension that cover `shape`, each of about BLOCK_BYTES."""
+    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
