@@ -109,10 +109,10 @@ def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None
         ({"hidden_size": "wide"}, "wide"),
         ({"num_attention_heads": 0, "head_dim": None}, "config.json"),
         ({"num_attention_heads": 3}, "heads"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}}, "llama3"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}}, "low_freq_factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": -2.0}}, "scaling"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"),
         ({"rope_parameters": "default"}, "config.json"),
-        ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "gelu"),
     ],
 )

@@ -275,7 +275,7 @@ def load_engine(
             f"{path}: the tokenizer has {tokenizer.vocab_size} pieces and the model embeds "
             f"{config.vocab_size}: they do not belong together, fetch the checkpoint again."
         )
-    model = load_transformer(checkpoint, place, _dtype(dtype, place), config.max_context)
+    model = load_transformer(checkpoint, place, _dtype(dtype, place))
     return Engine(name, model, tokenizer)
 
 

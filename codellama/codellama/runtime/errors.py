@@ -6,6 +6,7 @@
     │   ├── InfillUnsupported      the model has no fill-in-the-middle tokens
     │   └── ContextTooLong         the request needs more tokens than the model has
     ├── CheckpointError            a model file is missing, damaged or of an unknown kind
+    │   └── UnsupportedArchitecture  whole, but not what our own transformer computes
     └── ServerError                the model server cannot be reached, started or spoken to
         ├── ServerBusy             its queue is full: try again
         └── Unauthorized           the bearer token is missing or wrong
@@ -42,6 +43,10 @@ class ContextTooLong(InvalidRequest):
 
 class CheckpointError(CodellamaError):
     """A model file is missing, truncated or contradicts itself; the text names file and tensor."""
+
+
+class UnsupportedArchitecture(CheckpointError):
+    """The checkpoint asks for something that `model` does not compute; `reference` may."""
 
 
 class ServerError(CodellamaError):

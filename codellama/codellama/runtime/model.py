@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from codellama.runtime.cache import KVCache
 from codellama.runtime.config import ModelConfig
-from codellama.runtime.rope import apply_rope, rope_tables
+from codellama.runtime.errors import UnsupportedArchitecture
+from codellama.runtime.rope import RopeTables, apply_rope
 
 
 class RMSNorm(nn.Module):
@@ -37,18 +38,20 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim = config.head_dim
         queries, shared = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.dim, queries, bias=False)
-        self.k_proj = nn.Linear(config.dim, shared, bias=False)
-        self.v_proj = nn.Linear(config.dim, shared, bias=False)
-        self.o_proj = nn.Linear(queries, config.dim, bias=False)
+        self.interleaved = config.rope_interleaved
+        self.q_proj = nn.Linear(config.dim, queries, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
+        self.o_proj = nn.Linear(queries, config.dim, bias=config.attention_bias)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         batch, length, _ = x.shape
         heads = (batch, length, -1, self.head_dim)
-        q = apply_rope(self.q_proj(x).view(heads), cos, sin).transpose(1, 2)  # [B, H, T, D]
-        k = apply_rope(self.k_proj(x).view(heads), cos, sin).transpose(1, 2)  # [B, KV, T, D]
+        q = apply_rope(self.q_proj(x).view(heads), cos, sin, self.interleaved)  # [B, T, H, D]
+        k = apply_rope(self.k_proj(x).view(heads), cos, sin, self.interleaved)  # [B, T, KV, D]
+        q, k = q.transpose(1, 2), k.transpose(1, 2)  # [B, H, T, D], [B, KV, T, D]
         v = self.v_proj(x).view(heads).transpose(1, 2)  # [B, KV, T, D]
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # [1, KV, past + T, D]
@@ -69,9 +72,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -99,11 +102,10 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids [B, T] to logits [B, T, V]; with a cache, B is 1 and T follows what it holds."""
 
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, config: ModelConfig, positions: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        if config.llama4:
+            raise UnsupportedArchitecture("Llama 4 is not computed yet: choose another Llama.")
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
@@ -111,21 +113,14 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self.set_positions(positions)
-
-    def set_positions(self, positions: int) -> None:
-        """Prepares the rotary tables for `positions` positions; they stay float32."""
-        cos, sin = rope_tables(self.config.head_dim, self.config.rope_theta, positions)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.rope = RopeTables(config)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
         """Logits in the model's dtype: of every position, or with `last_only` of the last, [B, 1, V]."""
         batch, length = ids.shape
         start = cache.length if cache is not None else 0
         assert cache is None or batch == 1, "a cache holds one sequence"
-        assert start + length <= self.cos.shape[0], "the rotary tables end before this position"
-        cos, sin = self.cos[start : start + length], self.sin[start : start + length]
+        cos, sin = self.rope.rows(start, start + length, ids.device)
         mask = _prefix_mask(start, length, ids.device) if start and length > 1 else None
         x = self.embed_tokens(ids)  # [B, T, C]
         for block in self.layers:

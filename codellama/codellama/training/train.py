@@ -126,7 +126,7 @@ def _new_model(recipe: Recipe, vocabulary: int) -> Transformer:
         tie_embeddings=True,
         family="pocket",
     )
-    model = Transformer(config, recipe.length)
+    model = Transformer(config)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
             nn.init.normal_(weight, std=0.02 if "embed" in name else weight.shape[1] ** -0.5)

@@ -17,16 +17,15 @@ def load_transformer(
     checkpoint: Checkpoint,
     device: torch.device,
     dtype: torch.dtype,
-    positions: int,
     progress: Progress | None = None,
 ) -> Transformer:
-    """The model with its weights on `device` in `dtype`, and rotary tables for `positions`.
+    """The model with its weights on `device` in `dtype`.
 
     Raises CheckpointError naming file and tensor. Needs little more memory than the weights themselves.
     """
     config = checkpoint.config
     with torch.device("meta"):
-        model = Transformer(config, 0)
+        model = Transformer(config)
     wanted = dict(model.named_parameters())
     found = {info.name.removeprefix("model."): info for info in checkpoint.infos()}
     for name, parameter in wanted.items():
@@ -48,7 +47,6 @@ def load_transformer(
     model.load_state_dict(loaded, strict=False, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
-    model.set_positions(positions)
     return model.to(device).eval().requires_grad_(False)
 
 
