@@ -46,7 +46,7 @@ from codellama.runtime.records import (
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.tokenizer import Tokenizer, load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
-from codellama.runtime.weights.loading import load_transformer
+from codellama.runtime.weights.loading import Progress, load_transformer
 
 # Up to here the suffix goes first, so that it stays cached while one types; beyond, the larger part does.
 SPM_TOKENS = 1024
@@ -256,12 +256,14 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     max_context: int | None = None,
+    progress: Progress | None = None,
 ) -> Engine:
     """Loads the model `name` (see `locate`) onto a device.
 
     `device`: auto (CUDA, then MPS, then CPU) or torch's name of one. `dtype`: auto (float32 on a CPU,
     bfloat16 elsewhere), float32, bfloat16 or float16. `max_context`: at most this many tokens in prompt
-    and answer together. Raises UnknownModel, CheckpointError or InvalidRequest.
+    and answer together. `progress`: called with the bytes of weights that are loaded, and all there are.
+    Raises UnknownModel, CheckpointError or InvalidRequest.
     """
     path = locate(name)
     checkpoint = open_checkpoint(path)
@@ -275,7 +277,7 @@ def load_engine(
             f"{path}: the tokenizer has {tokenizer.vocab_size} pieces and the model embeds "
             f"{config.vocab_size}: they do not belong together, fetch the checkpoint again."
         )
-    model = load_transformer(checkpoint, place, _dtype(dtype, place))
+    model = load_transformer(checkpoint, place, _dtype(dtype, place), progress)
     return Engine(name, model, tokenizer)
 
 

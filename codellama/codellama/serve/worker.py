@@ -17,6 +17,7 @@ from codellama.runtime.records import Piece, Request, Result
 from codellama.serve.api import ModelInfo
 
 QUEUE = 32
+LARGE = 10**9  # bytes of weights from which a load is told step by step
 
 T = TypeVar("T")
 
@@ -103,7 +104,8 @@ class Worker:
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:
             logging.info("loading the model %s", name)
-            self._engines[name] = load_engine(name, self._device, self._dtype, self._max_context)
+            report = _progress_log(name)
+            self._engines[name] = load_engine(name, self._device, self._dtype, self._max_context, report)
         return self._engines[name]
 
     def _record(self, result: Result) -> None:
@@ -117,3 +119,17 @@ class Worker:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _progress_log(name: str) -> Callable[[int, int], None]:
+    """Tells the log of every tenth of a load that takes a while."""
+    told = 0
+
+    def report(done: int, of: int) -> None:
+        nonlocal told
+        tenths = 10 * done // of
+        if of >= LARGE and tenths > told:
+            told = tenths
+            logging.info("loading the model %s: %d %% of %.1f GB", name, 10 * tenths, of / 1e9)
+
+    return report

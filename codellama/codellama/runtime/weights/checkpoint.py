@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from codellama.runtime.errors import CheckpointError
+from codellama.runtime.weights.gguf_checkpoint import GgufCheckpoint
 from codellama.runtime.weights.hugging_face import HuggingFaceCheckpoint
+from codellama.runtime.weights.meta import MetaCheckpoint
 from codellama.runtime.weights.tensors import Checkpoint, TensorInfo
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
@@ -16,6 +18,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if (path / "config.json").is_file():
         return HuggingFaceCheckpoint(path)
+    if (path / "params.json").is_file():
+        return MetaCheckpoint(path)
+    if path.is_file():
+        return GgufCheckpoint(path)
     raise CheckpointError(
         f"{path} holds no checkpoint: name a folder with config.json (Hugging Face) or params.json "
         "(Meta), or a .gguf file."

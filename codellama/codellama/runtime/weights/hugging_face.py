@@ -1,19 +1,21 @@
-"""Reads Hugging Face folders: `config.json` and `*.safetensors`. Free of torch at import."""
+"""Reads Hugging Face folders: `config.json` and the weights, one file or shards. Free of torch at import.
 
-import json
+Weights are `model.safetensors`, or else `pytorch_model.bin`, of which nothing is run (see `pickled`).
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.weights import safetensors
-from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble
+from codellama.runtime.weights import mapped, pickled, safetensors
+from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SAFETENSORS = "model.safetensors"
+_SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 class HuggingFaceCheckpoint:
@@ -25,40 +27,52 @@ class HuggingFaceCheckpoint:
         self.path = path
         config = path / "config.json"
         self.config = ModelConfig.from_hugging_face(read_json(config), str(config))
-        self._infos: list[TensorInfo] | None = None
+        self._infos: dict[str, TensorInfo] = {}
+        self._pickled: dict[str, mapped.Extent] = {}
 
     def infos(self) -> list[TensorInfo]:
-        if self._infos is None:
-            self._infos = [info for file in _files(self.path) for info in safetensors.infos(file)]
-        return self._infos
+        if not self._infos:
+            files, places = _files(self.path)
+            for file in files:
+                for info in self._read(file):
+                    if places.get(info.name, file.name) == file.name:
+                        self._infos[info.name] = info
+        return list(self._infos.values())
 
     def blocks(self, info: TensorInfo) -> Iterator[Block]:
+        if info.name in self._pickled:
+            return mapped.blocks(self._pickled[info.name])
         return safetensors.blocks(info)
 
     def tensors(self) -> "Iterator[tuple[TensorInfo, Tensor]]":
         return assemble(self)
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; raises CheckpointError."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): {AGAIN}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object: {AGAIN}")
-    return data
+    def _read(self, file: Path) -> list[TensorInfo]:
+        if file.suffix != ".bin":
+            return safetensors.infos(file)
+        extents = pickled.extents(file)
+        self._pickled |= {extent.name: extent for extent in extents}
+        return [TensorInfo(e.name, e.shape, e.dtype, e.file) for e in extents]
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / f"{_SAFETENSORS}.index.json"
-    if not index.is_file():
-        return [folder / _SAFETENSORS]
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise CheckpointError(f"{index} has no weight_map: {AGAIN}")
-    files = sorted({folder / str(name) for name in places.values()})
-    for file in files:
-        if file.resolve().parent != folder.resolve() and not file.is_symlink():
-            raise CheckpointError(f"{index} names {file}, outside of its folder: {AGAIN}")
-    return files
+def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files of the weights, and the names of those that the index gives for each tensor."""
+    for name in (_SAFETENSORS, _PICKLED):
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or not places:
+                raise CheckpointError(f"{index} has no weight_map: {AGAIN}")
+            suffix = Path(name).suffix
+            for place in places.values():
+                if not isinstance(place, str) or Path(place).name != place or not place.endswith(suffix):
+                    raise CheckpointError(
+                        f"{index} names {place!r}, which is no {suffix} file of its folder: {AGAIN}"
+                    )
+            return sorted({folder / place for place in places.values()}), places
+        if (folder / name).is_file():
+            return [folder / name], {}
+    raise CheckpointError(
+        f"{folder / _SAFETENSORS} is missing: a model folder needs its .safetensors files, or "
+        "pytorch_model.bin."
+    )

@@ -1,6 +1,7 @@
 """From an opened checkpoint to a transformer: block by block, straight to its device and dtype."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from codellama.runtime.weights.tensors import AGAIN, Checkpoint, TensorInfo
 
 # Called with the bytes that are loaded and those there are.
 Progress = Callable[[int, int], None]
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+# Above every width, vocabulary and number of layers of any Llama, and low enough to multiply.
+_MOST = 2**24
 
 
 def load_transformer(
@@ -23,19 +28,12 @@ def load_transformer(
 
     Raises CheckpointError naming file and tensor. Needs little more memory than the weights themselves.
     """
-    config = checkpoint.config
-    with torch.device("meta"):
-        model = Transformer(config)
-    wanted = dict(model.named_parameters())
     found = {info.name.removeprefix("model."): info for info in checkpoint.infos()}
-    for name, parameter in wanted.items():
-        if name not in found:
-            raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}: {AGAIN}")
-        shape, expected = found[name].shape, tuple(parameter.shape)
-        if shape != expected:
-            raise CheckpointError(
-                f"{found[name].file}: {found[name].name} has the shape {shape}, not {expected}: {AGAIN}"
-            )
+    _check_sizes(checkpoint, found)
+    with torch.device("meta"):
+        model = Transformer(checkpoint.config)
+    wanted = dict(model.named_parameters())
+    _check_tensors(checkpoint, found, wanted)
     total = sum(parameter.numel() for parameter in wanted.values()) * dtype.itemsize
     loaded: dict[str, Tensor] = {}
     done = 0
@@ -45,13 +43,51 @@ def load_transformer(
         if progress:
             progress(done, total)
     model.load_state_dict(loaded, strict=False, assign=True)
-    if config.tie_embeddings:
+    if checkpoint.config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model.to(device).eval().requires_grad_(False)
+
+
+def _check_sizes(checkpoint: Checkpoint, found: Mapping[str, TensorInfo]) -> None:
+    """Compares the description with the files before anything of its size is built."""
+    config = checkpoint.config
+    layers = {int(match[1]) for match in map(_LAYER.match, found) if match}
+    if layers != set(range(min(config.n_layers, len(layers) + 1))):
+        raise CheckpointError(
+            f"{checkpoint.path} holds tensors of {len(layers)} layers, and its description says "
+            f"{config.n_layers}: {AGAIN}"
+        )
+    queries = config.n_heads * config.head_dim
+    for size in (config.vocab_size, config.dim, config.ffn_dim, queries):
+        if size > _MOST:
+            raise CheckpointError(
+                f"{checkpoint.path} describes a model with the size {size}, which no Llama has: {AGAIN}"
+            )
+
+
+def _check_tensors(
+    checkpoint: Checkpoint, found: Mapping[str, TensorInfo], wanted: Mapping[str, Tensor]
+) -> None:
+    for name, parameter in wanted.items():
+        if name not in found:
+            raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}: {AGAIN}")
+        info, expected = found[name], tuple(parameter.shape)
+        if info.shape != expected:
+            raise CheckpointError(
+                f"{info.file}: {info.name} has the shape {info.shape}, not {expected}: {AGAIN}"
+            )
 
 
 def _load(checkpoint: Checkpoint, info: TensorInfo, device: torch.device, dtype: torch.dtype) -> Tensor:
     tensor = torch.empty(info.shape, device=device, dtype=dtype)
     for place, block in checkpoint.blocks(info):
-        tensor[place] = block.to(device=device, dtype=dtype)
+        part = block.to(device=device, dtype=dtype)
+        # One number that is not finite makes the sum so; a sum may also overflow, then each is looked at.
+        if not part.sum().isfinite() and not part.isfinite().all():
+            if block.isfinite().all():
+                raise CheckpointError(
+                    f"{info.file}: {info.name} holds numbers that {dtype} cannot: choose bfloat16 or float32."
+                )
+            raise CheckpointError(f"{info.file}: {info.name} holds NaN or infinite numbers: {AGAIN}")
+        tensor[place] = part
     return tensor

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from codellama.runtime.errors import CheckpointError
+from codellama.runtime.weights.mapped import check_dtype
 from codellama.runtime.weights.tensors import AGAIN, Block, TensorInfo, row_blocks
 
 
@@ -27,6 +28,7 @@ def blocks(info: TensorInfo) -> Iterator[Block]:
 
     Each block maps the file anew, so that the pages of the last one are given back.
     """
+    check_dtype(info.file, info.name, info.dtype)
     if not info.shape:
         with _opened(info.file, "pt") as content:
             yield (), content.get_tensor(info.name)

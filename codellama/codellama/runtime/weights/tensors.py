@@ -4,12 +4,14 @@ A reader opens a checkpoint by its headers alone, and refuses there what contrad
 read later has been checked against the size of its file.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from codellama.runtime.config import ModelConfig
+from codellama.runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +20,9 @@ Format = Literal["hugging-face", "meta", "gguf"]
 
 # Bytes of a tensor that are read at a time: what a load needs beside the weights themselves.
 BLOCK_BYTES = 16 * 2**20
+
+# The largest index of a Llama (Maverick's) is far below this.
+_MOST_JSON_BYTES = 64 * 2**20
 
 AGAIN = "the file is damaged or incomplete, fetch the checkpoint again."
 
@@ -77,7 +82,20 @@ def assemble(checkpoint: Checkpoint) -> Iterator[tuple[TensorInfo, "Tensor"]]:
             yield info, whole
 
 
-def row_blocks(shape: tuple[int, ...], row_bytes: int) -> Iterator[slice]:
-    """Slices of the first dimension that cover `shape`, each of about BLOCK_BYTES."""
-    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+def row_blocks(shape: tuple[int, ...], row_bytes: int, multiple: int = 1) -> Iterator[slice]:
+    """Slices of the first dimension that cover `shape`, each of about BLOCK_BYTES, in `multiple` rows."""
+    step = max(1, BLOCK_BYTES // max(1, row_bytes * multiple)) * multiple
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; raises CheckpointError."""
+    try:
+        if path.stat().st_size > _MOST_JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than any description of a model: {AGAIN}")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): {AGAIN}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds no JSON object: {AGAIN}")
+    return data

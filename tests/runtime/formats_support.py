@@ -1,0 +1,232 @@
+"""One tiny Llama in every format, each written by another library than ours.
+
+Hugging Face by transformers, Meta by torch.save after splitting as Meta's model parallelism does, GGUF by
+the gguf package after llama.cpp's conversion.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf.quants import quantize
+from runtime_support import write_tokenizer
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e6}
+
+
+def make_llama(**changes: Any) -> LlamaForCausalLM:
+    """A seeded Llama whose heads, rows and vocabulary can be split into 8, and quantised in blocks of 32."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        **{
+            "vocab_size": 272,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 512,
+            "rope_parameters": PLAIN_ROPE,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "initializer_range": 0.2,
+            **changes,
+        }
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def write_hugging_face(folder: Path, model: LlamaForCausalLM, shard: str = "1GB") -> Path:
+    model.save_pretrained(folder, max_shard_size=shard)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_pickled(folder: Path, model: LlamaForCausalLM, shards: int = 1) -> Path:
+    """A folder with pytorch_model.bin, in so many files."""
+    write_hugging_face(folder, model)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    state = model.state_dict()
+    if shards == 1:
+        torch.save(state, folder / "pytorch_model.bin")
+        return folder
+    places = {
+        name: f"pytorch_model-{n % shards + 1:05}-of-{shards:05}.bin" for n, name in enumerate(sorted(state))
+    }
+    for file in set(places.values()):
+        torch.save({name: state[name] for name, place in places.items() if place == file}, folder / file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def pairs_from_halves(rows: Tensor, head_dim: int) -> Tensor:
+    """Query or key rows in Meta's order, from Hugging Face's; llama.cpp's conversion does the same."""
+    return rows.view(-1, 2, head_dim // 2, rows.shape[-1]).transpose(1, 2).reshape(rows.shape)
+
+
+META_NAMES = {
+    "self_attn.q_proj": ("attention.wq", 0),
+    "self_attn.k_proj": ("attention.wk", 0),
+    "self_attn.v_proj": ("attention.wv", 0),
+    "self_attn.o_proj": ("attention.wo", 1),
+    "mlp.gate_proj": ("feed_forward.w1", 0),
+    "mlp.down_proj": ("feed_forward.w2", 1),
+    "mlp.up_proj": ("feed_forward.w3", 0),
+    "input_layernorm": ("attention_norm", None),
+    "post_attention_layernorm": ("ffn_norm", None),
+}
+
+
+def write_meta(
+    folder: Path, model: LlamaForCausalLM, ranks: int, *, embeddings: int = 1, scaled: bool = False
+) -> Path:
+    """A folder of `ranks` files; `embeddings` is the dimension that they are split along.
+
+    Slices are saved as views, as a naive script leaves them: with strides, inside the storage of the whole.
+    """
+    folder.mkdir(parents=True)
+    config = model.config
+    head_dim = config.hidden_size // config.num_attention_heads
+    tensors: dict[str, tuple[Tensor, int | None]] = {}
+    for name, tensor in model.state_dict().items():
+        if name == "model.embed_tokens.weight":
+            tensors["tok_embeddings.weight"] = (tensor, embeddings)
+        elif name == "model.norm.weight":
+            tensors["norm.weight"] = (tensor, None)
+        elif name == "lm_head.weight":
+            tensors["output.weight"] = (tensor, 0)
+        else:
+            _, _, layer, inner = name.removesuffix(".weight").split(".", 3)
+            theirs, dimension = META_NAMES[inner]
+            turned = theirs in ("attention.wq", "attention.wk")
+            rows = pairs_from_halves(tensor, head_dim) if turned else tensor
+            tensors[f"layers.{layer}.{theirs}.weight"] = (rows, dimension)
+    tensors["rope.freqs"] = (torch.ones(head_dim // 2), None)
+    for rank in range(ranks):
+        part = {
+            name: tensor if dimension is None else _slice(name, tensor, dimension, rank, ranks, config)
+            for name, (tensor, dimension) in tensors.items()
+        }
+        torch.save(part, folder / f"consolidated.{rank:02}.pth")
+    params = {
+        "dim": config.hidden_size,
+        "n_layers": config.num_hidden_layers,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": config.num_key_value_heads,
+        "multiple_of": 128,
+        "ffn_dim_multiplier": 1.1,
+        "norm_eps": config.rms_norm_eps,
+        "vocab_size": -1,
+        "rope_theta": config.rope_parameters["rope_theta"],
+    }
+    if scaled:
+        params["use_scaled_rope"] = True
+    (folder / "params.json").write_text(json.dumps(params))
+    write_tokenizer(folder)
+    return folder
+
+
+def _slice(name: str, tensor: Tensor, dimension: int, rank: int, ranks: int, config: LlamaConfig) -> Tensor:
+    heads = config.num_key_value_heads
+    if name.endswith(("wk.weight", "wv.weight")) and heads < ranks:
+        return tensor.chunk(heads)[rank // (ranks // heads)]  # neighbouring ranks hold the same head
+    return tensor.chunk(ranks, dimension)[rank]
+
+
+GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+GGUF_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def write_gguf(
+    file: Path, model: LlamaForCausalLM, kind: str = "F32", divisors: Tensor | None = None, pieces: int = 4
+) -> Path:
+    """A .gguf file with matrices in `kind`, norms in F32 and a vocabulary of nothing but names."""
+    config = model.config
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([f"piece{n}" for n in range(pieces)])
+    writer.add_token_scores([float(-n) for n in range(pieces)])
+    writer.add_token_types([1] * pieces)
+    if divisors is not None:
+        writer.add_tensor("rope_freqs.weight", divisors.numpy())
+    for name, tensor in gguf_tensors(model).items():
+        if kind == "F32" or tensor.dim() == 1:
+            writer.add_tensor(name, tensor.numpy())
+        elif kind == "F16":
+            writer.add_tensor(name, tensor.half().numpy())
+        else:
+            quantised = gguf.GGMLQuantizationType[kind]
+            data = _meaningless(tensor, kind) if kind.endswith("_K") else quantize(tensor.numpy(), quantised)
+            writer.add_tensor(name, data, raw_dtype=quantised)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _meaningless(tensor: Tensor, kind: str) -> np.ndarray:
+    """Bytes of a K-quant, which the gguf package cannot write; small enough for finite scales."""
+    per_block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    shape = (tensor.shape[0], tensor.shape[1] // per_block * block_bytes)
+    return np.random.default_rng(0).integers(0, 64, shape, dtype=np.uint8)
+
+
+def gguf_tensors(model: LlamaForCausalLM) -> dict[str, Tensor]:
+    """The weights by llama.cpp's names, rows of queries and keys in its order."""
+    config = model.config
+    head_dim = config.hidden_size // config.num_attention_heads
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        stem = name.removesuffix(".weight")
+        if stem in GGUF_TOP:
+            if stem == "lm_head" and config.tie_word_embeddings:
+                continue
+            tensors[f"{GGUF_TOP[stem]}.weight"] = tensor
+            continue
+        _, _, layer, inner = stem.split(".", 3)
+        turned = inner in ("self_attn.q_proj", "self_attn.k_proj")
+        rows = pairs_from_halves(tensor, head_dim) if turned else tensor
+        tensors[f"blk.{layer}.{GGUF_NAMES[inner]}.weight"] = rows.contiguous()
+    return tensors
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A checkpoint of any format, to be damaged."""
+    return Path(shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target))

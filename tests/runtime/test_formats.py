@@ -1,0 +1,157 @@
+"""The same model from every format: the same numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from formats_support import (
+    LLAMA3_ROPE,
+    make_llama,
+    write_gguf,
+    write_hugging_face,
+    write_meta,
+    write_pickled,
+)
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from codellama.runtime.config import FrequencyDivisors, Llama3Scaling
+from codellama.runtime.model import Transformer
+from codellama.runtime.weights.checkpoint import Checkpoint, open_checkpoint
+from codellama.runtime.weights.loading import load_transformer
+
+IDS = [*range(1, 200, 3), 270, 0, 269]
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
+    return make_llama()
+
+
+@pytest.fixture(scope="module")
+def expected(llama: LlamaForCausalLM) -> Tensor:
+    return reference_logits(llama)
+
+
+def reference_logits(model: LlamaForCausalLM) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = model(torch.tensor([IDS])).logits[0]
+    return logits
+
+
+def load(path: Path) -> tuple[Checkpoint, Transformer]:
+    checkpoint = open_checkpoint(path)
+    return checkpoint, load_transformer(checkpoint, torch.device("cpu"), torch.float32)
+
+
+def logits_of(path: Path) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = load(path)[1](torch.tensor([IDS]))[0]
+    return logits
+
+
+def assert_same_model(path: Path, like: LlamaForCausalLM, expected: Tensor) -> None:
+    """Logits within 1e-4 of the reference, and every weight bit for bit."""
+    checkpoint = open_checkpoint(path)
+    state = like.state_dict()
+    tensors = {info.name: tensor for info, tensor in checkpoint.tensors()}
+    ignored = {"lm_head.weight"} if like.config.tie_word_embeddings else set()
+    assert tensors.keys() | ignored >= state.keys()
+    for name in state.keys() - ignored:
+        assert torch.equal(tensors[name], state[name]), name
+    torch.testing.assert_close(logits_of(path), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shard", ["1GB", "200KB"])
+def test_safetensors(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor, shard: str) -> None:
+    """One file or several."""
+    folder = write_hugging_face(tmp_path / "m", llama, shard)
+    assert (shard == "1GB") != (folder / "model.safetensors.index.json").exists()
+    assert_same_model(folder, llama, expected)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pickled_weights(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor, shards: int) -> None:
+    """pytorch_model.bin, one file or several."""
+    assert_same_model(write_pickled(tmp_path / "m", llama, shards), llama, expected)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("embeddings", [0, 1])
+def test_meta(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor, ranks: int, embeddings: int) -> None:
+    """Meta's folders, whatever the number of files, embeddings split as before and since Llama 3."""
+    assert_same_model(write_meta(tmp_path / "m", llama, ranks, embeddings=embeddings), llama, expected)
+
+
+def test_meta_with_more_ranks_than_heads(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor) -> None:
+    """16 files of a model with 8 key/value heads: each head is held twice, and read once."""
+    assert_same_model(write_meta(tmp_path / "m", llama, 16, embeddings=0), llama, expected)
+
+
+def test_meta_without_grouped_heads(tmp_path: Path) -> None:
+    """params.json of Llama 1 and 2 does not give n_kv_heads where there are no groups."""
+    model = make_llama(num_key_value_heads=16)
+    folder = write_meta(tmp_path / "m", model, 2)
+    params = (folder / "params.json").read_text().replace('"n_kv_heads": 16, ', "")
+    assert "n_kv_heads" not in params
+    (folder / "params.json").write_text(params)
+    assert_same_model(folder, model, reference_logits(model))
+
+
+def test_gguf(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor) -> None:
+    """F32 is exact."""
+    assert_same_model(write_gguf(tmp_path / "m.gguf", llama), llama, expected)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_gguf_quantised(tmp_path: Path, kind: str) -> None:
+    """Every type holds the numbers that the gguf package reads in it, whole tensors at once."""
+    import gguf
+
+    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1)
+    file = write_gguf(tmp_path / "m.gguf", llama, kind)
+    theirs = {t.name: t for t in gguf.GGUFReader(file).tensors}
+    ours = {info.name: tensor for info, tensor in open_checkpoint(file).tensors()}
+    for name, tensor in (("mlp.down_proj", "ffn_down"), ("self_attn.v_proj", "attn_v")):
+        stored = theirs[f"blk.0.{tensor}.weight"]
+        whole = torch.from_numpy(gguf.quants.dequantize(stored.data, stored.tensor_type))
+        assert torch.equal(ours[f"model.layers.0.{name}.weight"].float(), whole.float())
+    if kind.endswith("_K"):
+        return  # bytes without meaning: what llama.cpp writes is tested on its own fixtures
+    close = {"F16": 1e-3, "BF16": 1e-2, "Q8_0": 2e-2}.get(kind, 0.3)
+    for name, tensor in llama.state_dict().items():
+        assert (ours[name].float() - tensor).abs().max() <= close * tensor.abs().max(), name
+
+
+def test_gguf_ties_embeddings(tmp_path: Path) -> None:
+    """Without output.weight the embeddings are the head."""
+    model = make_llama(tie_word_embeddings=True)
+    file = write_gguf(tmp_path / "m.gguf", model)
+    assert open_checkpoint(file).config.tie_embeddings
+    assert_same_model(file, model, reference_logits(model))
+
+
+def test_llama3_scaling(tmp_path: Path) -> None:
+    """Llama 3.1's frequencies: from config.json, from params.json, and as GGUF's divisors."""
+    model = make_llama(rope_parameters=LLAMA3_ROPE, max_position_embeddings=131072)
+    expected = reference_logits(model)
+    plain = reference_logits(make_llama(rope_parameters={"rope_type": "default", "rope_theta": 5e5}))
+    assert (plain - expected).abs().max() > 1e-2  # else the scaling would not show
+    assert_same_model(write_hugging_face(tmp_path / "h", model), model, expected)
+    params = write_meta(tmp_path / "m", model, 2, embeddings=0, scaled=True) / "params.json"
+    params.write_text(params.read_text().replace("}", ', "rope_scaling_factor": 8}'))
+    assert_same_model(tmp_path / "m", model, expected)
+    head_dim = model.config.head_dim
+    divisors = (1 / 5e5 ** (torch.arange(0, head_dim, 2) / head_dim)) / model.model.rotary_emb.inv_freq
+    file = write_gguf(tmp_path / "m.gguf", model, divisors=divisors)
+    assert isinstance(open_checkpoint(file).config.rope_scaling, FrequencyDivisors)
+    assert_same_model(file, model, expected)
+
+
+@pytest.mark.parametrize(("dim", "factor"), [(2048, 32.0), (3072, 32.0), (4096, 8.0), (8192, 8.0)])
+def test_meta_scaling_factor(dim: int, factor: float) -> None:
+    """params.json says only that there is scaling: by 32 in Llama 3.2 1B and 3B, by 8 in the others."""
+    from codellama.runtime.weights.meta import rope_scaling
+
+    assert rope_scaling({"dim": dim, "use_scaled_rope": True}) == Llama3Scaling(factor, 1.0, 4.0, 8192)
+    assert rope_scaling({"dim": dim}) is None
