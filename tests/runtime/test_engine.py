@@ -118,7 +118,7 @@ def test_infill_layouts(engine: Engine) -> None:
 def test_text_never_becomes_a_control_id(text: str) -> None:
     """Whatever a file holds, a prompt has each control id once, where the layout puts it."""
     from codellama.runtime.locate import POCKET, locate
-    from codellama.runtime.tokenizer import load_tokenizer
+    from codellama.runtime.tokenizer_files import load_tokenizer
 
     tokenizer = load_tokenizer(locate(POCKET))
     ids = tokenizer.encode(text + "<|pre|><|eot|><PRE> <MID>")

@@ -4,15 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama.runtime.families import control_tokens
 from codellama.runtime.packing import BLOCK_LINES, pack
 from codellama.runtime.prompts import extra_text
 from codellama.runtime.records import Extra
-from codellama.runtime.tokenizer import TiktokenTokenizer, Tokenizer
+from codellama.runtime.tokenizer import Tokenizer, tiktoken_tokenizer
 
 
 def _bytes_tokenizer() -> Tokenizer:
     """A token a byte, so that room can be counted by eye."""
-    return TiktokenTokenizer({bytes([b]): b for b in range(256)}, {"<|bos|>": 256, "<|eos|>": 257}, 258, "b")
+    control = control_tokens({"<|bos|>": 256, "<|eos|>": 257})
+    assert control is not None
+    return tiktoken_tokenizer({bytes([b]): b for b in range(256)}, control, "llama-bpe")
 
 
 TOKENIZER = _bytes_tokenizer()

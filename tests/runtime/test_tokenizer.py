@@ -1,16 +1,26 @@
-"""Tokenizers against the reference's own vectors, and text against itself."""
+"""Tokenizers against the reference's own vectors, from every format that holds them."""
 
-import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from tokenizer_support import (
+    LLAMA3_NAMES,
+    byte_level_gguf,
+    export_llama,
+    export_llama_2023,
+    export_tiktoken,
+    loaded,
+    spm_gguf,
+    tiny_byte_level,
+    write_code_llama,
+)
 
 from codellama.runtime import load_tokenizer
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.locate import locate
+from codellama.runtime.families import CODE_LLAMA_INFILL, InfillTokens, specials_of_ranks
 from codellama.runtime.prompts import extra_text, infill_ids
+from codellama.runtime.tokenizer import Tokenizer
 
 GOLDEN_PSM = (
     "1 32007 822 3349 29918 5464 29918 294 18869 29898 29879 29901 851 29897 1599 851 29901 13 1678 9995 "
@@ -22,81 +32,205 @@ GOLDEN_SPM = (
 )
 
 
-@pytest.mark.parametrize(
-    ("vectors", "model"), [("llama-spm", "llama2.model"), ("llama3-bpe", "llama3.model")]
-)
-def test_reference_vectors(shared_data: Path, vectors: str, model: str) -> None:
-    """All 47 texts of each kind give the reference's ids."""
-    folder = shared_data / "tokenizers"
-    tokenizer = load_tokenizer(folder / model)
+def check_vectors(tokenizer: Tokenizer, folder: Path, vectors: str) -> None:
     texts = (folder / f"{vectors}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     lines = (folder / f"{vectors}.out").read_text().split("\n")
-    assert len(texts) >= 46
-    for text, line in zip(texts, lines, strict=False):
+    assert len(texts) == len(lines) == 47
+    for text, line in zip(texts, lines, strict=True):
         assert tokenizer.encode(text) == [int(i) for i in line.split()], text
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+SPM_ROUTES: dict[str, Callable[[Path, Path], Path]] = {
+    "tokenizer.model": lambda data, _: data / "llama2.model",
+    "transformers 5": lambda data, folder: export_llama(data / "llama2.model", folder),
+    "published json": lambda data, folder: export_llama_2023(
+        data / "llama2.model", folder / "tokenizer.json"
+    ),
+    "gguf": lambda data, _: data / "llama-spm-vocab.gguf",
+}
+
+
+@pytest.mark.parametrize("route", SPM_ROUTES)
+def test_sentencepiece_vectors(shared_data: Path, tmp_path: Path, route: str) -> None:
+    """All 47 texts give the reference's ids, whichever file holds the pieces."""
+    folder = shared_data / "tokenizers"
+    tokenizer = load_tokenizer(SPM_ROUTES[route](folder, tmp_path))
+    check_vectors(tokenizer, folder, "llama-spm")
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (32000, 1, 2)
+    assert tokenizer.stop_ids == {2}
+    assert tokenizer.infill is None
 
 
 @pytest.fixture(scope="session")
-def code_llama(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Code Llama's 32,016 pieces: Llama 2's and the sixteen that infilling added."""
-    content = (shared_data / "tokenizers" / "llama2.model").read_bytes()
-    names = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
-    names += ["▁" + "<EOT>" * n for n in range(2, 7)]
-    for n, name in enumerate(names):
-        # One more entry of ModelProto's repeated field 1: the piece (field 1) and its score (field 2).
-        text = name.encode()
-        entry = bytes([0x0A, len(text)]) + text + b"\x15" + struct.pack("<f", -31741.0 - n)
-        content += bytes([0x0A, len(entry)]) + entry
-    file = tmp_path_factory.mktemp("code") / "tokenizer.model"
-    file.write_bytes(content)
-    return file
+def llama3_files(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Llama 3's tokenizer as Meta, transformers and llama.cpp hold it."""
+    folder = tmp_path_factory.mktemp("llama3")
+    model = shared_data / "tokenizers" / "llama3.model"
+    exported = export_tiktoken(model, folder / "tokenizer.json", list(specials_of_ranks(128_000)))
+    gguf = byte_level_gguf(exported, folder / "llama3.gguf")
+    return {"tokenizer.model": model, "tokenizer.json": exported, "gguf": gguf}
 
 
-def test_code_llama_golden_prompts(code_llama: Path) -> None:
-    """Infill prompts equal the reference's ids."""
-    tokenizer = load_tokenizer(code_llama)
-    assert tokenizer.infill is not None
+@pytest.mark.parametrize("route", ["tokenizer.model", "tokenizer.json", "gguf"])
+def test_llama3_vectors(shared_data: Path, llama3_files: dict[str, Path], route: str) -> None:
+    """All 47 texts give the reference's ids; the control ids and every end of an answer are known."""
+    tokenizer = loaded(llama3_files[route])
+    check_vectors(tokenizer, shared_data / "tokenizers", "llama3-bpe")
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (128_256, 128_000, 128_001)
+    assert tokenizer.stop_ids == {128_001, 128_008, 128_009}
+    assert tokenizer.control.turns is not None
+    assert tokenizer.control.turns.start == 128_006
+
+
+def test_a_vocabulary_is_the_same_from_ranks_and_from_json(llama3_files: dict[str, Path]) -> None:
+    """Pieces, kinds and merges that a converter writes do not depend on where they were read."""
+    ranks = loaded(llama3_files["tokenizer.model"]).vocabulary
+    exported = loaded(llama3_files["tokenizer.json"]).vocabulary
+    assert ranks == exported
+    assert ranks.pattern == "llama-bpe"
+
+
+def test_llama4(shared_data: Path) -> None:
+    """200,000 ranks: their own ids, ends and infill pieces, and words that end before a capital."""
+    tokenizer = loaded(shared_data / "tokenizers" / "llama4.model")
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (202_048, 200_000, 200_001)
+    assert tokenizer.stop_ids == {200_001, 200_007, 200_008}
+    assert tokenizer.infill == InfillTokens(pre=200_002, suf=200_004, mid=200_003, eot=200_008)
+    assert tokenizer.control.turns is not None
+    assert (tokenizer.control.turns.start, tokenizer.control.turns.end) == (200_005, 200_006)
+    assert tokenizer.control.names["<|python_start|>"] == 200_016
+
+    def parts(text: str) -> list[str]:
+        return [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+
+    assert parts("HelloWorld") == ["Hello", "World"]
+    assert parts("it's we'll") == ["it's", " we'll"]
+    assert parts("//\n/x") == ["//\n", "/", "x"], "Llama 3 would begin a word with the slash"
+    assert parts("a 12345") == ["a", " ", "123", "45"]
+
+
+@pytest.fixture(scope="session")
+def code_llama(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Code Llama's 32,016 pieces in every format; the GGUF files name the infill pieces in three ways."""
+    root = tmp_path_factory.mktemp("code")
+    model = write_code_llama(shared_data / "tokenizers" / "llama2.model", root / "tokenizer.model")
+    control = ["<unk>", "<s>", "</s>", "▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"]
+    old = {
+        "prefix_token_id": 32007,
+        "suffix_token_id": 32008,
+        "middle_token_id": 32009,
+        "eot_token_id": 32010,
+    }
+    new = {"fim_pre_token_id": 32007, "fim_suf_token_id": 32008, "fim_mid_token_id": 32009}
+    return {
+        "tokenizer.model": model,
+        "tokenizer.json": export_llama_2023(model, root / "json" / "tokenizer.json", control),
+        "gguf, old keys": spm_gguf(model, root / "old.gguf", old),
+        "gguf, new keys": spm_gguf(model, root / "new.gguf", new),
+        "gguf, no keys": spm_gguf(model, root / "none.gguf", {}),
+    }
+
+
+@pytest.mark.parametrize(
+    "route", ["tokenizer.model", "tokenizer.json", "gguf, old keys", "gguf, new keys", "gguf, no keys"]
+)
+def test_code_llama_golden_prompts(code_llama: dict[str, Path], route: str) -> None:
+    """Infill prompts equal the reference's ids, and the format's tags in a text stay text."""
+    tokenizer = load_tokenizer(code_llama[route])
+    assert tokenizer.infill == CODE_LLAMA_INFILL
+    assert tokenizer.control.step == 32_015
     prefix = tokenizer.encode('def remove_non_ascii(s: str) -> str:\n    """ ')
     suffix = tokenizer.encode_continuation("\n    return result\n")
     for mode, golden in (("psm", GOLDEN_PSM), ("spm", GOLDEN_SPM)):
         ids = infill_ids(tokenizer.infill, tokenizer.bos_id, mode, prefix, suffix)
         assert ids == [int(i) for i in golden.split()]
+    for text in (" <PRE>", "a <SUF> b", "<MID>", " <EOT><EOT>", "x <EOT>", "<s></s><unk>", "<0x0A>"):
+        ids = tokenizer.encode(text)
+        assert not set(ids) & {0, 1, 2, *range(32_007, 32_016)}
+        assert tokenizer.decode(ids) == text
+    assert 32_005 in tokenizer.encode("Set <E>"), "an ordinary piece, as the reference has it"
 
 
-@pytest.mark.parametrize("text", [" <PRE>", "a <SUF> b", "<MID>", " <EOT><EOT>", "x <EOT>"])
-def test_control_pieces_never_come_from_text(code_llama: Path, text: str) -> None:
-    """Text that spells a control piece is encoded in other pieces, and decodes to itself."""
-    tokenizer = load_tokenizer(code_llama)
-    ids = tokenizer.encode(text)
-    assert not [i for i in ids if i >= 32007]
-    assert tokenizer.decode(ids).strip() == text.strip()
+def test_ids_that_no_embedding_has_are_given_up(shared_data: Path, tmp_path: Path) -> None:
+    """Code Llama 34B and Python: infill pieces added from 32000 on, and 32000 embeddings."""
+    (tmp_path / "tokenizer.model").symlink_to(shared_data / "tokenizers" / "llama2.model")
+    names = ["▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"]
+    added = ", ".join(
+        f'"{32000 + n}": {{"content": "{text}", "special": true}}' for n, text in enumerate(names)
+    )
+    (tmp_path / "tokenizer_config.json").write_text(f'{{"added_tokens_decoder": {{{added}}}}}')
+    assert load_tokenizer(tmp_path).vocab_size == 32_004
+    assert load_tokenizer(tmp_path).infill is not None
+    (tmp_path / "config.json").write_text('{"vocab_size": 32000}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == 32_000
+    assert tokenizer.infill is None
+    (tmp_path / "config.json").write_text('{"vocab_size": 31000}')
+    with pytest.raises(CheckpointError, match=r"32000 pieces.*embeds 31000"):
+        load_tokenizer(tmp_path)
 
 
-def test_ordinary_parts_stay_as_the_reference_has_them(code_llama: Path) -> None:
-    """`Set <E>` holds 32005, an ordinary piece."""
-    assert 32005 in load_tokenizer(code_llama).encode("Set <E>")
+def test_added_pieces_are_control_pieces(shared_data: Path, tmp_path: Path) -> None:
+    """A chat model's own pieces behind Llama 2's: no text reaches them, and no answer shows them."""
+    (tmp_path / "tokenizer.model").symlink_to(shared_data / "tokenizers" / "llama2.model")
+    (tmp_path / "added_tokens.json").write_text('{"<|im_start|>": 32000, "<|im_end|>": 32001}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 32001]}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == 32_002
+    assert tokenizer.stop_ids == {2, 32_001}
+    ids = tokenizer.encode("<|im_start|>user")
+    assert max(ids) < 32_000
+    assert tokenizer.decode([*ids, 32_001]) == "<|im_start|>user"
+    assert tokenizer.vocabulary.pieces[-2:] == ("<|im_start|>", "<|im_end|>")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_text_survives(text: str) -> None:
-    """decode(encode(x)) = x for the pocket model's tokenizer, whatever the text."""
-    tokenizer = load_tokenizer(locate("pocket"))
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+def test_default_ids_of_a_configuration_end_nothing(tmp_path: Path) -> None:
+    """transformers writes eos 2 where nobody set it, and 2 is a byte in a byte-level vocabulary."""
+    size = tiny_byte_level(tmp_path / "tokenizer.json", LLAMA3_NAMES)
+    (tmp_path / "config.json").write_text(f'{{"vocab_size": {size}, "eos_token_id": 2}}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert min(tokenizer.stop_ids) > 255
+    assert tokenizer.vocab_size == size
 
 
 def test_long_runs_end(shared_data: Path) -> None:
-    """A million of one character neither recurses nor hangs."""
-    tokenizer = load_tokenizer(shared_data / "tokenizers" / "llama3.model")
+    """A hundred thousand of one character neither recurse nor hang."""
+    tokenizer = loaded(shared_data / "tokenizers" / "llama3.model")
     text = "^" * 100_000 + " " * 100_000
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\n\x0e\x0aabc", b"YQ== 0\n", b"YQ== x\n"])
-def test_damaged_files(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            ("tokenizer.model", c)
+            for c in (b"", b"hello", b"\n\x0e\x0aabc", b"\n\x02\n\x00", b"YQ== 0\n", b"YQ== x\n")
+        ),
+        ("tokenizer.model", b"\n" + b"\xff" * 200),
+        *(("tokenizer.json", c) for c in (b"{", b"{}", b'{"model": {"type": "WordPiece"}}')),
+        (
+            "tokenizer.json",
+            b'{"model": {"type": "BPE", "vocab": {"a": 5}, "merges": [], "byte_fallback": true}}',
+        ),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "c"]]}}'),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     """A file that is no tokenizer is a CheckpointError naming it."""
-    (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.model"):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_tokenizer(tmp_path)
+
+
+def test_a_gguf_file_without_a_tokenizer(tmp_path: Path, shared_data: Path) -> None:
+    """It is named, and so is a way of splitting text that no Llama has."""
+    exported = tmp_path / "tokenizer.json"
+    tiny_byte_level(exported, LLAMA3_NAMES, [("a", "b")])
+    assert load_tokenizer(byte_level_gguf(exported, tmp_path / "good.gguf")).encode("abc") != []
+    with pytest.raises(CheckpointError, match=r"deepseek.*|bad\.gguf"):
+        load_tokenizer(byte_level_gguf(exported, tmp_path / "bad.gguf", pre="deepseek-llm"))
 
 
 def test_extras_cannot_leave_their_comment() -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codellama.runtime.engine import Engine, load_engine
-    from codellama.runtime.tokenizer import load_tokenizer
+    from codellama.runtime.tokenizer_files import load_tokenizer
 
 __all__ = ["Engine", "load_engine", "load_tokenizer"]
 
-_HOME = {"Engine": "engine", "load_engine": "engine", "load_tokenizer": "tokenizer"}
+_HOME = {"Engine": "engine", "load_engine": "engine", "load_tokenizer": "tokenizer_files"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from codellama.runtime.cache import KVCache
 from codellama.runtime.errors import (
-    CheckpointError,
     ContextTooLong,
     InfillUnsupported,
     InvalidRequest,
@@ -44,7 +43,8 @@ from codellama.runtime.records import (
     Stats,
 )
 from codellama.runtime.sampling import Sampler
-from codellama.runtime.tokenizer import Tokenizer, load_tokenizer
+from codellama.runtime.tokenizer import Tokenizer
+from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
 from codellama.runtime.weights.loading import Progress, load_transformer
 
@@ -272,11 +272,7 @@ def load_engine(
         checkpoint.config = replace(checkpoint.config, max_context=max_context)
     config = checkpoint.config
     tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} pieces and the model embeds "
-            f"{config.vocab_size}: they do not belong together, fetch the checkpoint again."
-        )
+    tokenizer.fit(config.vocab_size, str(path))
     model = load_transformer(checkpoint, place, _dtype(dtype, place), progress)
     return Engine(name, model, tokenizer)
 

@@ -1,22 +1,17 @@
-"""Text to ids and back: SentencePiece and tiktoken behind one interface. Free of torch.
+"""Text to ids and back: SentencePiece and byte-level pairs behind one interface. Free of torch.
 
 Control ids never come from text: whoever needs one puts its id into the list (see `prompts`).
 """
 
-import base64
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Protocol
 
-from codellama.runtime import families
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.families import InfillTokens
-
-# The split pattern of Llama 3's reference tokenizer; llama.cpp calls it `llama-bpe`.
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from codellama.runtime.families import ControlTokens, InfillTokens
+from codellama.runtime.sentencepiece_model import SentencePieceFile, write_sentencepiece
+from codellama.runtime.vocabulary import PATTERNS, PieceKind, Vocabulary, merges_of_ranks, piece_of_bytes
 
 # tiktoken recurses over long runs: Llama 3's reference cuts text and runs at these lengths.
 _MAX_TEXT = 400_000
@@ -24,12 +19,31 @@ _MAX_RUN = 25_000
 
 
 class Tokenizer(Protocol):
-    """What the runtime asks of a tokenizer; `infill` is None for models that cannot infill."""
+    """What the runtime asks of a tokenizer; `infill` is None where there are no tokens for it.
+
+    `pieces` holds the bytes that each id stands for, in the middle of a text; none for control ids.
+    """
 
     vocab_size: int
     bos_id: int
     eos_id: int
+    control: ControlTokens
     infill: InfillTokens | None
+    pieces: Sequence[bytes]
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end any answer."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Every piece, as files of other formats hold them."""
+        ...
+
+    def fit(self, embedded: int, source: str) -> None:
+        """Gives up control ids that the model does not embed; raises CheckpointError for ordinary ones."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without BOS and never a control id."""
@@ -48,115 +62,160 @@ class Tokenizer(Protocol):
         ...
 
 
-class TiktokenTokenizer:
-    """Byte-pair encoding by ranks, as in Llama 3 and the pocket model."""
+class _Base:
+    """What both kinds share: their pieces, and their control ids by role."""
 
-    def __init__(self, ranks: dict[bytes, int], specials: dict[str, int], vocab_size: int, name: str) -> None:
-        import tiktoken
+    def __init__(self, pieces: Sequence[bytes], control: ControlTokens, own: int | None = None) -> None:
+        """`own` is the number of ids that no model can do without; None for all of them."""
+        self.pieces = pieces
+        self.vocab_size = max(len(pieces), max(control.ids, default=0) + 1)
+        self._own = own or self.vocab_size
+        self._set_control(control)
 
-        self._encoding = tiktoken.Encoding(
-            name=name, pat_str=LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=specials
-        )
-        self._specials = frozenset(specials.values())
-        self._pieces = len(ranks)
-        self.vocab_size = vocab_size
-        ids = list(specials.values())
-        self.bos_id, self.eos_id = ids[0], ids[1]
-        self.infill = InfillTokens(*ids[2:6]) if "<|pre|>" in specials else None
+    def _set_control(self, control: ControlTokens) -> None:
+        self.control = control
+        self.bos_id, self.eos_id, self.infill = control.bos, control.eos, control.infill
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return self.control.ends
+
+    def fit(self, embedded: int, source: str) -> None:
+        """Gives up the control ids that a model of `embedded` embeddings does not have.
+
+        Code Llama 34B and Python come with infill ids from 32000 on, behind their pieces, and 32000
+        embeddings. Raises CheckpointError, naming `source`, where more than such ids are missing.
+        """
+        if self._own > embedded:
+            raise CheckpointError(
+                f"{source}: the tokenizer has {self._own} pieces and the model embeds {embedded}: they do "
+                "not belong together, fetch the checkpoint again."
+            )
+        if self.vocab_size > embedded:
+            names = {name: i for name, i in self.control.names.items() if i < embedded}
+            infill = self.control.infill
+            if infill and max(infill.pre, infill.suf, infill.mid, infill.eot) >= embedded:
+                infill = None
+            ends = frozenset(i for i in self.control.ends if i < embedded)
+            self._set_control(replace(self.control, names=names, ends=ends, infill=infill))
+            self.pieces = self.pieces[:embedded]
+            self.vocab_size = embedded
+
+
+class BytePairTokenizer(_Base):
+    """Byte-level byte-pair encoding, as in Llama 3, Llama 4 and the pocket model.
+
+    `split_and_merge` gives the ids of a text that holds no control pieces: tiktoken's or tokenizers' own.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        control: ControlTokens,
+        split_and_merge: Callable[[str], list[int]],
+        vocabulary: Callable[[], Vocabulary],
+    ) -> None:
+        super().__init__(pieces, control)
+        self._encode, self._vocabulary = split_and_merge, vocabulary
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for part in _short_parts(_valid(text)):
-            ids += self._encoding.encode_ordinary(part)
-        return ids
+        return [i for part in _short_parts(_valid(text)) for i in self._encode(part)]
 
     encode_continuation = encode
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._encoding.decode([i for i in ids if i < self._pieces])
+        size = len(self.pieces)
+        return b"".join(self.pieces[i] for i in ids if i < size).decode("utf-8", "replace")
 
     decode_continuation = decode
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary()
 
-class SentencePieceTokenizer:
+
+def tiktoken_tokenizer(ranks: dict[bytes, int], control: ControlTokens, pattern: str) -> BytePairTokenizer:
+    """A tokenizer from tiktoken ranks, numbered from 0 without gaps; `pattern` is a name in PATTERNS."""
+    import tiktoken
+
+    encoding = tiktoken.Encoding(
+        name=pattern, pat_str=PATTERNS[pattern], mergeable_ranks=ranks, special_tokens={}
+    )
+    by_rank = sorted(ranks, key=ranks.__getitem__)
+
+    def vocabulary() -> Vocabulary:
+        names = {i: name for name, i in control.names.items()}
+        size = max(len(by_rank), *(i + 1 for i in names))
+        pieces = [piece_of_bytes(piece) for piece in by_rank]
+        pieces += [names.get(i, f"<|unused_{i}|>") for i in range(len(by_rank), size)]
+        kinds = [PieceKind.NORMAL] * len(by_rank) + [PieceKind.CONTROL] * (size - len(by_rank))
+        merges = ((piece_of_bytes(a), piece_of_bytes(b)) for a, b in merges_of_ranks(ranks))
+        return Vocabulary("bytes", tuple(pieces), tuple(kinds), merges=tuple(merges), pattern=pattern)
+
+    return BytePairTokenizer(by_rank, control, encoding.encode_ordinary, vocabulary)
+
+
+class SentencePieceTokenizer(_Base):
     """SentencePiece byte-pair encoding, as in Llama 1, Llama 2 and Code Llama."""
 
     # Stands in front of a continuation so that SentencePiece's dummy space falls on it instead; it is a
     # piece of its own in every Llama vocabulary, as in the reference's encode_infilling.
     _ANCHOR = "☺"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, model: SentencePieceFile, control: ControlTokens) -> None:
+        """Control pieces of the file are marked as such, so that no text reaches them.
+
+        Raises ValueError where the library does not take the model.
+        """
         import sentencepiece
 
+        marked = [
+            (text, score, PieceKind.CONTROL if i in control.ids and kind != PieceKind.UNKNOWN else kind)
+            for i, (text, score, kind) in enumerate(model.pieces)
+        ]
+        content = write_sentencepiece(SentencePieceFile(marked, model.rest))
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
         except (RuntimeError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is no SentencePiece model or is damaged: fetch the checkpoint again."
-            ) from error
-        self.vocab_size = int(self._model.vocab_size())
-        self.bos_id, self.eos_id = int(self._model.bos_id()), int(self._model.eos_id())
-        code_llama = self.vocab_size == families.CODE_LLAMA_PIECES
-        self.infill = families.CODE_LLAMA_INFILL if code_llama else None
-        self._control = families.CODE_LLAMA_CONTROL if code_llama else range(0)
+            raise ValueError(str(error)) from error
+        super().__init__([_bytes(text, kind) for text, _, kind in marked], control, len(marked))
+        self._marked = marked
+        self._anchor: list[int] = self._model.encode(self._ANCHOR)
+        self._anchor_text = len(self._model.decode(self._anchor))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        names = {i: name for name, i in self.control.names.items()}
+        behind = [
+            (names.get(i, f"<unused_{i}>"), i in names) for i in range(len(self._marked), self.vocab_size)
+        ]
+        marked = [
+            *self._marked,
+            *((text, 0.0, PieceKind.CONTROL if known else PieceKind.UNUSED) for text, known in behind),
+        ]
+        texts, scores, kinds = zip(*marked, strict=True)
+        return Vocabulary("sentencepiece", texts, kinds, scores=scores)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._model.encode(_valid(text))
-        if not self._control or not any(i in self._control for i in ids):
-            return ids
-        # A control piece came out of the text itself (" <PRE>"): spell that piece in smaller ones.
-        return [part for i in ids for part in (self._spell(i) if i in self._control else (i,))]
+        return ids
 
     def encode_continuation(self, text: str) -> list[int]:
-        return self.encode(self._ANCHOR + text)[2:]
+        return self.encode(self._ANCHOR + text)[len(self._anchor) :]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._model.decode([i for i in ids if i not in self._control])
+        size = len(self.pieces)
+        text: str = self._model.decode([i for i in ids if i < size and self.pieces[i]])
         return text
 
     def decode_continuation(self, ids: Sequence[int]) -> str:
-        anchor = self._model.encode(self._ANCHOR)
-        return self.decode([*anchor, *ids])[1:]
-
-    def _spell(self, control: int) -> list[int]:
-        return [self._model.piece_to_id(c) for c in self._model.id_to_piece(control)]
+        return self.decode([*self._anchor, *ids])[self._anchor_text :]
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads `tokenizer.model` (a file, or inside a model folder): SentencePiece or tiktoken ranks.
-
-    Raises CheckpointError where there is none or it is damaged.
-    """
-    path = Path(path)
-    file = path / "tokenizer.model" if path.is_dir() else path
-    try:
-        head = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"There is no tokenizer at {file}: a model folder needs its tokenizer.model."
-        ) from error
-    if head.startswith(b"\n"):  # a SentencePiece model is a protocol buffer whose first field is 1
-        return SentencePieceTokenizer(file)
-    return _from_ranks(head, file)
-
-
-def _from_ranks(content: bytes, file: Path) -> TiktokenTokenizer:
-    ranks: dict[bytes, int] = {}
-    try:
-        for line in content.splitlines():
-            piece, rank = line.split()
-            ranks[base64.b64decode(piece, validate=True)] = int(rank)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} is neither a SentencePiece model nor tiktoken ranks, or is damaged: "
-            "fetch the checkpoint again."
-        ) from error
-    if len(ranks) < 256 or set(ranks.values()) != set(range(len(ranks))):
-        raise CheckpointError(f"{file} lacks ranks and is damaged: fetch the checkpoint again.")
-    if len(ranks) == families.LLAMA3_RANKS:
-        return TiktokenTokenizer(ranks, families.LLAMA3_SPECIALS, families.LLAMA3_VOCABULARY, "llama3")
-    specials = {name: len(ranks) + n for n, name in enumerate(families.POCKET_SPECIALS)}
-    return TiktokenTokenizer(ranks, specials, len(ranks) + len(specials), "pocket")
+def _bytes(piece: str, kind: PieceKind) -> bytes:
+    if kind == PieceKind.BYTE:
+        return bytes([int(piece[3:-1], 16)])  # <0x0A>
+    return b"" if kind in (PieceKind.CONTROL, PieceKind.UNKNOWN) else piece.replace("▁", " ").encode()
 
 
 def _valid(text: str) -> str:
@@ -166,6 +225,8 @@ def _valid(text: str) -> str:
 
 def _short_parts(text: str) -> list[str]:
     """Cuts text where tiktoken would recurse too deep: long texts, long runs of one kind."""
+    if len(text) <= _MAX_RUN:
+        return [text]
     parts: list[str] = []
     for start in range(0, len(text), _MAX_TEXT):
         block = text[start : start + _MAX_TEXT]

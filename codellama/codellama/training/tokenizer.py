@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from codellama.runtime.tokenizer import LLAMA3_PATTERN
+from codellama.runtime.vocabulary import LLAMA3_PATTERN, bytes_of_piece
 
 
 def train_ranks(texts: Iterable[str], pieces: int) -> dict[bytes, int]:
@@ -27,9 +27,8 @@ def train_ranks(texts: Iterable[str], pieces: int) -> dict[bytes, int]:
         vocab_size=pieces, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
     )
     tokenizer.train_from_iterator(texts, trainer)
-    to_byte = _byte_of_character()
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    merges = [bytes(to_byte[c] for c in piece) for piece, _ in by_id]
+    merges = [bytes_of_piece(piece) for piece, _ in by_id]
     ordered = [bytes([b]) for b in range(256)] + [piece for piece in merges if len(piece) > 1]
     return {piece: rank for rank, piece in enumerate(ordered)}
 
@@ -38,11 +37,3 @@ def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
     """Writes the tiktoken file format, one `base64 rank` line a piece."""
     lines = (f"{base64.b64encode(piece).decode()} {rank}\n" for piece, rank in ranks.items())
     path.write_text("".join(lines), encoding="ascii")
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's table of printable stand-ins for bytes, inverted."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return table | {chr(256 + n): byte for n, byte in enumerate(hidden)}

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.model import Transformer
-from codellama.runtime.tokenizer import Tokenizer, load_tokenizer
+from codellama.runtime.tokenizer import Tokenizer
+from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.training.corpus import SourceFile, read_corpus
 from codellama.training.export import export
 from codellama.training.samples import SampleStream
