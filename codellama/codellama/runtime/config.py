@@ -5,6 +5,7 @@ transformer in `model` does not compute is refused here, with the key that says 
 wrongly.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,9 @@ class ModelConfig:
             found.append(
                 f"The model's head size {self.head_dim} is odd, which rotary embeddings do not allow"
             )
-        if self.rope_theta <= 0 or not _scaling_fits(self.rope_scaling, self.head_dim):
+        if not 0 < self.norm_eps < 1:
+            found.append(f"The model's norm_eps is {self.norm_eps}, which is no small number above 0")
+        if not 0 < self.rope_theta < math.inf or not _scaling_fits(self.rope_scaling, self.head_dim):
             found.append("The model's rotary embedding has a base or a scaling that is no such thing")
         if self.llama4 and not 1 <= self.llama4.experts_per_token <= self.llama4.experts:
             found.append(

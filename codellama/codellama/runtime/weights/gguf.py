@@ -14,13 +14,14 @@ from math import prod
 from pathlib import Path
 
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.weights.tensors import AGAIN
+from codellama.runtime.weights.tensors import AGAIN, shown
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 # Far above what any Llama has (1,200 tensors, a vocabulary and its merges of 650,000 strings).
 _MOST_ENTRIES = 2**16
 _MOST_STRINGS = 2**21
+_LONGEST_NAME = 256
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -82,7 +83,7 @@ class _HeaderReader:
         metadata: dict[str, object] = {}
         for _ in range(entries):
             key = self._string()
-            self._check(key not in metadata, f"holds the key {key!r} twice")
+            self._check(key not in metadata, f"holds the key {key!r:.80} twice")
             metadata[key] = self._value(int(self._number("I")), key)
         found = [self._tensor() for _ in range(tensors)]
         return GgufHeader(metadata, self._placed(found, metadata.get("general.alignment", 32)))
@@ -116,18 +117,18 @@ class _HeaderReader:
             return self._number(_SCALARS[kind])
         if kind == _STRING:
             return self._string()
-        self._check(kind == _ARRAY, f"holds a value of the unknown type {kind} under {key!r}")
+        self._check(kind == _ARRAY, f"holds a value of the unknown type {kind} under {key!r:.80}")
         items, count = int(self._number("I")), int(self._number("Q"))
         if items == _STRING:
             self._strings += count
             self._check(
                 count <= self._left // 8 and self._strings <= _MOST_STRINGS,
-                f"cannot hold the {count} texts of {key!r}",
+                f"cannot hold the {count} texts of {key!r:.80}",
             )
             return [self._string() for _ in range(count)]
-        self._check(items in _SCALARS, f"holds an array of the unknown type {items} under {key!r}")
+        self._check(items in _SCALARS, f"holds an array of the unknown type {items} under {key!r:.80}")
         width = struct.calcsize("<" + _SCALARS[items])
-        at = self._take(count * width, f"the array {key!r}")
+        at = self._take(count * width, f"the array {key!r:.80}")
         raw = self._content[at : at + count * width]
         if items == 7:
             return [byte != 0 for byte in raw]
@@ -139,10 +140,11 @@ class _HeaderReader:
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
+        self._check(len(name) <= _LONGEST_NAME, f"holds a tensor with a name of {len(name)} characters")
         dimensions = int(self._number("I"))
-        self._check(1 <= dimensions <= 4, f"gives {name} {dimensions} dimensions")
+        self._check(1 <= dimensions <= 4, f"gives {shown(name)} {dimensions} dimensions")
         shape = tuple(int(self._number("Q")) for _ in range(dimensions))[::-1]
-        self._check(all(0 < n < 2**48 for n in shape), f"gives {name} the shape {shape}")
+        self._check(all(0 < n < 2**48 for n in shape), f"gives {shown(name)} the shape {shape}")
         return name, shape, int(self._number("I")), int(self._number("Q"))
 
     def _placed(
@@ -158,19 +160,23 @@ class _HeaderReader:
         base = -(-self._at // alignment) * alignment
         tensors: dict[str, GgufTensor] = {}
         for name, shape, kind, offset in found:
-            self._check(name not in tensors, f"holds the tensor {name} twice")
+            self._check(name not in tensors, f"holds the tensor {shown(name)} twice")
             try:
                 dtype = GGMLQuantizationType(kind)
             except ValueError as error:
-                raise CheckpointError(f"{self._path}: {name} has the unknown type {kind}: {AGAIN}") from error
+                raise CheckpointError(
+                    f"{self._path}: {shown(name)} has the unknown type {kind}: {AGAIN}"
+                ) from error
             per_block, block_bytes = GGML_QUANT_SIZES[dtype]
-            self._check(shape[-1] % per_block == 0, f"gives {name} rows of {shape[-1]} in {dtype.name}")
+            self._check(
+                shape[-1] % per_block == 0, f"gives {shown(name)} rows of {shape[-1]} in {dtype.name}"
+            )
             nbytes = prod(shape) // per_block * block_bytes
-            self._check(base + offset + nbytes <= self._size, f"ends before the tensor {name} does")
-            self._check(offset % alignment == 0, f"places {name} off its alignment")
+            self._check(base + offset + nbytes <= self._size, f"ends before the tensor {shown(name)} does")
+            self._check(offset % alignment == 0, f"places {shown(name)} off its alignment")
             tensors[name] = GgufTensor(name, shape, dtype.name, base + offset, nbytes)
         end, last = 0, ""
         for tensor in sorted(tensors.values(), key=lambda t: t.start):
-            self._check(tensor.start >= end, f"lets {tensor.name} overlap {last}")
+            self._check(tensor.start >= end, f"lets {shown(tensor.name)} overlap {shown(last)}")
             end, last = tensor.start + tensor.nbytes, tensor.name
         return tuple(tensors.values())

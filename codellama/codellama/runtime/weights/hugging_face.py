@@ -67,7 +67,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
             for place in places.values():
                 if not isinstance(place, str) or Path(place).name != place or not place.endswith(suffix):
                     raise CheckpointError(
-                        f"{index} names {place!r}, which is no {suffix} file of its folder: {AGAIN}"
+                        f"{index} names {place!r:.200}, which is no {suffix} file of its folder: {AGAIN}"
                     )
             return sorted({folder / place for place in places.values()}), places
         if (folder / name).is_file():

@@ -61,6 +61,7 @@ class MetaCheckpoint:
         params = path / "params.json"
         self._embeddings = self._shard(0, "tok_embeddings.weight")
         self.config = _config(read_json(params), params, self._embeddings, len(files))
+        self._check_ranks(len(files))
         self._parts: dict[str, _Joined] = {}
 
     def infos(self) -> list[TensorInfo]:
@@ -79,6 +80,16 @@ class MetaCheckpoint:
 
     def tensors(self) -> "Iterator[tuple[TensorInfo, Tensor]]":
         return assemble(self)
+
+    def _check_ranks(self, ranks: int) -> None:
+        """Query rows tell into how many files the model was split."""
+        rows, width = (*self._shard(0, "layers.0.attention.wq.weight").shape, 0)[:2]
+        queries = self.config.n_heads * self.config.head_dim
+        if width == self.config.dim and rows * ranks < queries:
+            raise CheckpointError(
+                f"{self.path / f'consolidated.{ranks:02}.pth'} is missing: the model was split into "
+                f"{queries // rows} files, and {ranks} are there."
+            )
 
     def _turned(self, name: str) -> int:
         """The size of the heads whose rows are to be put in order; 0 for other tensors."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 
 from codellama.runtime.errors import CheckpointError
 from codellama.runtime.weights.mapped import ITEM_BYTES, Extent
-from codellama.runtime.weights.tensors import AGAIN
+from codellama.runtime.weights.tensors import AGAIN, shown
 
 _STORAGES = {
     "DoubleStorage": "F64",
@@ -65,7 +65,7 @@ def extents(file: Path) -> list[Extent]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is missing: a model folder needs all its files.") from error
     except (OSError, zipfile.BadZipFile, struct.error, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}): {AGAIN}") from error
+        raise CheckpointError(f"{file} cannot be read ({shown(str(error))}): {AGAIN}") from error
 
 
 def _check_directory(file: Path, content: io.BufferedReader, size: int) -> None:
@@ -110,7 +110,7 @@ def _table(file: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[s
         raise
     except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"{file} holds a damaged table ({error or type(error).__name__}): {AGAIN}"
+            f"{file} holds a damaged table ({shown(str(error)) or type(error).__name__}): {AGAIN}"
         ) from error
     if not isinstance(table, dict):
         raise CheckpointError(f"{file} holds no table of tensors: {AGAIN}")
@@ -145,8 +145,8 @@ class _Table(pickle._Unpickler):
         known = _KNOWN.get((module, name))
         if known is None:
             raise CheckpointError(
-                f"{self._path} asks to run {module}.{name}: it holds code beside weights and was not read; "
-                "use a checkpoint in safetensors from a source that you trust."
+                f"{self._path} asks to run {shown(f'{module}.{name}')}: it holds code beside weights and was "
+                "not read; use a checkpoint in safetensors from a source that you trust."
             )
         return known
 
@@ -237,7 +237,7 @@ def _placed(
     """Where each tensor lies, checked against its storage, its entry and the file."""
 
     def refuse(name: str, problem: str) -> NoReturn:
-        raise CheckpointError(f"{file}: the tensor {name} {problem}: {AGAIN}")
+        raise CheckpointError(f"{file}: the tensor {shown(name)} {problem}: {AGAIN}")
 
     starts: dict[str, int] = {}
     found: list[Extent] = []
@@ -273,5 +273,5 @@ def _check_apart(file: Path, starts: dict[str, int], entries: dict[str, zipfile.
     end = 0
     for key, start in sorted(starts.items(), key=lambda item: item[1]):
         if start < end:
-            raise CheckpointError(f"{file} lets the data of two tensors overlap, at {key!r}: {AGAIN}")
+            raise CheckpointError(f"{file} lets the data of two tensors overlap, at {key!r:.80}: {AGAIN}")
         end = start + entries[key].file_size

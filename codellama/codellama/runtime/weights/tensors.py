@@ -88,6 +88,11 @@ def row_blocks(shape: tuple[int, ...], row_bytes: int, multiple: int = 1) -> Ite
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
+def shown(text: str) -> str:
+    """A text out of a file, fit for a sentence: short, and nothing that a terminal obeys."""
+    return text if text.isprintable() and len(text) <= 200 else repr(text[:200])
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds; raises CheckpointError."""
     try:
@@ -95,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is larger than any description of a model: {AGAIN}")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): {AGAIN}") from error
+        raise CheckpointError(f"{path} cannot be read ({shown(str(error))}): {AGAIN}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds no JSON object: {AGAIN}")
     return data
