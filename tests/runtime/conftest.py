@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from runtime_support import write_llama, write_tokenizer
 
 from codellama.runtime import Engine, load_engine
+
+torch.set_num_threads(1)  # tiny models' threads mostly wait for each other, on a busy machine for seconds
 
 
 @pytest.fixture(scope="session")

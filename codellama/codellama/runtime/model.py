@@ -1,84 +1,16 @@
-"""The Llama transformer: RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
+"""The transformer: token ids to logits, for every text model of the Llama family.
 
-One definition serves inference (with a `KVCache`) and training (without). Parameter names are those of
-Hugging Face checkpoints, so reading one needs no table of names. What this model computes is checked
-against transformers in tests/runtime/test_model.py.
+One definition serves inference (with a `KVCache`) and training (without). What this model computes is
+checked against transformers in tests/runtime/test_families.py.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from codellama.runtime.cache import KVCache
 from codellama.runtime.config import ModelConfig
-from codellama.runtime.errors import UnsupportedArchitecture
-from codellama.runtime.rope import RopeTables, apply_rope
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm (arXiv 1910.07467), computed in float32 as the reference does."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (wide * scale).to(x.dtype)
-
-
-class Attention(nn.Module):
-    """Causal self-attention whose query heads share fewer key/value heads (arXiv 2305.13245)."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim = config.head_dim
-        queries, shared = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.interleaved = config.rope_interleaved
-        self.q_proj = nn.Linear(config.dim, queries, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
-        self.o_proj = nn.Linear(queries, config.dim, bias=config.attention_bias)
-
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        batch, length, _ = x.shape
-        heads = (batch, length, -1, self.head_dim)
-        q = apply_rope(self.q_proj(x).view(heads), cos, sin, self.interleaved)  # [B, T, H, D]
-        k = apply_rope(self.k_proj(x).view(heads), cos, sin, self.interleaved)  # [B, T, KV, D]
-        q, k = q.transpose(1, 2), k.transpose(1, 2)  # [B, H, T, D], [B, KV, T, D]
-        v = self.v_proj(x).view(heads).transpose(1, 2)  # [B, KV, T, D]
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)  # [1, KV, past + T, D]
-        mixed = functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and length > 1,
-            enable_gqa=self.n_heads != self.n_kv_heads,
-        )
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
-        return out
-
-
-class SwiGLU(nn.Module):
-    """The gated feed-forward layer (arXiv 2002.05202)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=config.mlp_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+from codellama.runtime.layers import Attention, Pass, RMSNorm, SwiGLU, causal_mask
+from codellama.runtime.llama4 import Llama4Block
+from codellama.runtime.rope import RopeTables
 
 
 class Block(nn.Module):
@@ -89,12 +21,10 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
-        self.mlp = SwiGLU(config)
+        self.mlp = SwiGLU(config.dim, config.ffn_dim, config.mlp_bias)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), now)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -104,11 +34,9 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.llama4:
-            raise UnsupportedArchitecture("Llama 4 is not computed yet: choose another Llama.")
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.layers = nn.ModuleList(_block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -120,11 +48,11 @@ class Transformer(nn.Module):
         batch, length = ids.shape
         start = cache.length if cache is not None else 0
         assert cache is None or batch == 1, "a cache holds one sequence"
-        cos, sin = self.rope.rows(start, start + length, ids.device)
-        mask = _prefix_mask(start, length, ids.device) if start and length > 1 else None
         x = self.embed_tokens(ids)  # [B, T, C]
+        cos, sin = self.rope.rows(start, start + length, ids.device)
+        now = Pass(start, cos, sin, causal_mask(start, length, x), cache)
         for block in self.layers:
-            x = block(x, cos, sin, mask, cache)
+            x = block(x, now)
         if cache is not None:
             cache.length += length
         if last_only:
@@ -133,8 +61,5 @@ class Transformer(nn.Module):
         return logits
 
 
-def _prefix_mask(start: int, length: int, device: torch.device) -> Tensor:
-    """True where a query may look, [T, start + T]: all that is cached, and itself and what precedes."""
-    columns = torch.arange(start + length, device=device)
-    rows = torch.arange(start, start + length, device=device)
-    return columns[None, :] <= rows[:, None]
+def _block(config: ModelConfig, layer: int) -> nn.Module:
+    return Llama4Block(config, config.llama4, layer) if config.llama4 else Block(config, layer)

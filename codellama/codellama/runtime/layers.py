@@ -1,0 +1,127 @@
+"""The parts of a Llama's layer: RMSNorm, grouped-query attention, SwiGLU.
+
+Parameter names are those of Hugging Face checkpoints, so reading one needs no table of names. How the
+parts are put together stands in `model`, what Llama 4 does otherwise in `llama4`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codellama.runtime.cache import KVCache
+from codellama.runtime.config import ModelConfig
+from codellama.runtime.rope import apply_rope
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What all layers of one pass over T positions share.
+
+    `start` positions are cached before these. `mask` [T, start + T] is added to the scores; it is None
+    where none is needed: for one position, which sees everything, and where `start` is 0.
+    """
+
+    start: int
+    cos: Tensor  # [T, D / 2]
+    sin: Tensor  # [T, D / 2]
+    mask: Tensor | None
+    cache: KVCache | None
+
+
+def causal_mask(start: int, length: int, like: Tensor) -> Tensor | None:
+    """The mask of a Pass: 0 where a position may look, else -inf.
+
+    Made once for all layers, in the dtype of the scores, which would otherwise be converted in each.
+    """
+    if start == 0 or length == 1:
+        return None
+    closed = torch.full((length, start + length), -torch.inf, device=like.device, dtype=like.dtype)
+    return closed.triu_(start + 1)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (arXiv 1910.07467), computed in float32 as the reference does."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * rms_norm(x, self.eps)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x [..., C] divided by the root of its mean square, in x's dtype."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention whose query heads share fewer key/value heads (arXiv 2305.13245)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim = config.head_dim
+        self.interleaved = config.rope_interleaved
+        queries, shared = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.dim, queries, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
+        self.o_proj = nn.Linear(queries, config.dim, bias=config.attention_bias)
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        q, k, v = self.project(x)
+        q = apply_rope(q, now.cos, now.sin, self.interleaved)
+        k = apply_rope(k, now.cos, now.sin, self.interleaved)
+        return self.mix(q, k, v, now)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, T, H, D], keys and values [B, T, KV, D] of x [B, T, C]."""
+        assert x.dim() == 3
+        heads = (x.shape[0], x.shape[1], -1, self.head_dim)
+        return self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, now: Pass) -> Tensor:
+        """What each position takes from those it sees, [B, T, C]."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H or KV, T, D]
+        if now.cache is not None:
+            k, v = now.cache.extend(self.layer, k, v)  # [1, KV, start + T, D]
+        mixed = self.attend(q, k, v, now)  # [B, H, T, D]
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, now: Pass) -> Tensor:
+        """Attention to every earlier position and to oneself."""
+        return attend(q, k, v, now.mask)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention of q [B, H, T, D] to k, v [B, KV, S, D]; without a mask, causal where T > 1."""
+    assert mask is not None or q.shape[2] in (1, k.shape[2])
+    return functional.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=mask is None and q.shape[2] > 1,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward layer (arXiv 2002.05202), `hidden` wide inside."""
+
+    def __init__(self, dim: int, hidden: int, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
