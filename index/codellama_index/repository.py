@@ -1,7 +1,5 @@
 """`Index`: one repository, known. The package's front door; the work is done by the modules below it."""
 
-import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,11 +9,14 @@ from types import TracebackType
 from typing import TypeVar
 
 from codellama_index import retrieve as retrieval
+from codellama_index import schema
 from codellama_index import sync as syncing
 from codellama_index.errors import NotText, PathNotFound, PositionOutOfRange, StoreError
 from codellama_index.extract import decode
+from codellama_index.place import Place, cache_folder, delete, place_of
+from codellama_index.queries import Queries
 from codellama_index.records import Hit, MapEntry, OpenDocument, Reference, Snippet, Symbol, SyncReport
-from codellama_index.store import Damaged, Store
+from codellama_index.store import Damaged, Store, create
 from codellama_index.walk import find_root, git_common_dir
 from codellama_index.words import parts
 
@@ -29,11 +30,18 @@ T = TypeVar("T")
 class Index:
     """One worktree's index; any number of threads and processes may read while one syncs."""
 
-    def __init__(self, root: Path, database: Path) -> None:
+    def __init__(self, root: Path, place: Place) -> None:
         self.root = root
-        self.database = database
-        self._store = Store(database, str(root))
+        self.place = place
+        self._fingerprint = schema.fingerprint()
+        self._store = Store(self._database, str(root))
+        self._queries = Queries(self._store)
         self._syncing = threading.Lock()
+
+    @property
+    def database(self) -> Path | None:
+        """The database that is read; None where nothing was built yet."""
+        return self._database()
 
     def __enter__(self) -> "Index":
         return self
@@ -70,25 +78,19 @@ class Index:
     def drop(self) -> int:
         """Deletes the database; the bytes that it held."""
         self.close()
-        freed = 0
-        for suffix in ("", "-wal", "-shm"):
-            file = Path(f"{self.database}{suffix}")
-            if file.exists():
-                freed += file.stat().st_size
-                file.unlink()
-        return freed
+        return self._locked(self.place.drop)
 
     def symbols(self, query: str | None = None, limit: int | None = 50) -> list[Symbol]:
         """Definitions by name: the exact name first, then by case, beginning, part; None lists all."""
         if query is None:
-            return self._reading(self._store.all_symbols)
+            return self._reading(self._queries.all_symbols)
         last = query.replace("::", ".").rpartition(".")[2] or query
 
         def find() -> list[Symbol]:
             pattern = last.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            found = self._store.symbols_like(pattern, -1)
+            found = self._queries.symbols_like(pattern, -1)
             if limit is None or len(found) < limit:
-                found += self._store.symbols_like(f"%{pattern}%", 2000)
+                found += self._queries.symbols_like(f"%{pattern}%", 2000)
             wanted = set(parts(last))
             scope = query.rpartition(".")[0]
 
@@ -111,7 +113,7 @@ class Index:
     def references(self, name: str, limit: int = 200) -> list[Reference]:
         """Uses of a name, each with its line's text."""
         read = self._line_reader()
-        found = self._reading(lambda: self._store.references(name.rpartition(".")[2], limit))
+        found = self._reading(lambda: self._queries.references(name.rpartition(".")[2], limit))
 
         def line(reference: Reference) -> str:
             lines = read(reference.path)
@@ -121,11 +123,11 @@ class Index:
 
     def search(self, text: str, limit: int = 20) -> list[Hit]:
         """Passages by relevance to words."""
-        return self._reading(lambda: retrieval.search(self._store, self._line_reader(), text, limit))
+        return self._reading(lambda: retrieval.search(self._queries, self._line_reader(), text, limit))
 
     def retrieve(self, question: str, limit: int = 10) -> list[Hit]:
         """Passages for a question in natural language."""
-        return self._reading(lambda: retrieval.retrieve(self._store, self._line_reader(), question, limit))
+        return self._reading(lambda: retrieval.retrieve(self._queries, self._line_reader(), question, limit))
 
     def context(
         self,
@@ -147,7 +149,7 @@ class Index:
         read = self._line_reader({d.path: d.text for d in open_documents})
         return self._reading(
             lambda: retrieval.context(
-                self._store, read, path, current, offset, open_documents, budget_bytes, deadline
+                self._queries, read, path, current, offset, open_documents, budget_bytes, deadline
             )
         )
 
@@ -157,9 +159,9 @@ class Index:
         def build() -> list[MapEntry]:
             entries: list[MapEntry] = []
             left = tokens * _BYTES_PER_TOKEN
-            ranked = sorted(self._store.ranks().items(), key=lambda item: (-item[1], item[0]))
+            ranked = sorted(self._queries.ranks().items(), key=lambda item: (-item[1], item[0]))
             for path, rank in ranked:
-                shown = [s for s in self._store.symbols_in(path) if s.kind not in ("field", "variable")]
+                shown = [s for s in self._queries.symbols_in(path) if s.kind not in ("field", "variable")]
                 left -= len(path) + 2 + sum(len(s.signature) + 4 for s in shown)
                 if left < 0 and entries:
                     break
@@ -206,31 +208,55 @@ class Index:
             return query()
 
     def _writing(self, work: Callable[[], T]) -> T:
-        """Runs `work` as the only writer of this database; a damaged one is emptied and it runs again."""
-        from filelock import FileLock, Timeout
+        """Runs `work` as the only writer of this index; a damaged database is replaced and it runs again."""
 
-        lock = FileLock(f"{self.database}.lock", timeout=_WRITER_WAIT_S)
+        def write() -> T:
+            if self.place.own(schema.SCHEMA, self._fingerprint) is None:
+                self._begin(1)
+            try:
+                return work()
+            except Damaged:
+                self._replace()
+                return work()
+
         try:
-            with self._syncing, lock:
-                try:
-                    return work()
-                except Damaged:
-                    self._store.rebuild()
-                    return work()
+            return self._locked(write)
+        except Damaged as error:
+            raise StoreError(
+                f"The index {self.database} is damaged and cannot be rebuilt: run codellama index drop."
+            ) from error
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        from filelock import Timeout
+
+        self.place.make()
+        try:
+            with self._syncing, self.place.lock("write", _WRITER_WAIT_S):
+                return work()
         except Timeout as error:
             raise StoreError(
                 f"Another process has been writing the index for {_WRITER_WAIT_S:.0f} s: "
                 "wait for it, or end it."
             ) from error
-        except Damaged as error:
-            raise StoreError(
-                f"The index {self.database} is damaged and cannot be rebuilt: run codellama index drop."
-            ) from error
         except OSError as error:
             raise StoreError(
-                f"The index {self.database} cannot be written ({error}): free some space on its disk, or "
-                "make its folder writable."
+                f"The index {self.place.folder} cannot be written ({error}): free some space on its disk, or "
+                "make the folder writable."
             ) from error
+
+    def _begin(self, generation: int) -> None:
+        create(self.place.path(schema.SCHEMA, self._fingerprint, generation), self._fingerprint)
+
+    def _replace(self) -> None:
+        self._store.close()
+        own = self.place.own(schema.SCHEMA, self._fingerprint)
+        self._begin(own.generation + 1 if own else 1)
+        if own:
+            delete(own.path)
+
+    def _database(self) -> Path | None:
+        found = self.place.readable(schema.SCHEMA, self._fingerprint)
+        return found.path if found else None
 
 
 def open_index(path: str | Path, cache_dir: Path | None = None) -> Index:
@@ -240,12 +266,6 @@ def open_index(path: str | Path, cache_dir: Path | None = None) -> Index:
     Raises RepositoryNotFound or StoreError.
     """
     root = find_root(Path(path))
-    if cache_dir is None:
-        import platformdirs
-
-        cache_dir = platformdirs.user_cache_path("codellama") / "index"
-    key = git_common_dir(root) or root
-    digest = hashlib.blake2b(os.fsencode(key), digest_size=8).hexdigest()
-    shown = key.parent.name if key.name == ".git" else key.name
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in shown)[:40]
-    return Index(root, cache_dir / f"{name}-{digest}.sqlite")
+    place = place_of(git_common_dir(root) or root, cache_dir or cache_folder())
+    place.make()
+    return Index(root, place)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
+from codellama_index.queries import FoundChunk, Queries
 from codellama_index.rank import is_secondary
 from codellama_index.records import Hit, OpenDocument, Snippet, Symbol
-from codellama_index.store import FoundChunk, Store
 from codellama_index.words import STOP_WORDS, identifiers, parts, query_terms
 
 _FUSION = 20.0  # the k of reciprocal rank fusion: how little the very first places stand out
@@ -24,16 +24,16 @@ Place = tuple[str, int, int]
 ReadLines = Callable[[str], list[str]]
 
 
-def retrieve(store: Store, read_lines: ReadLines, question: str, limit: int) -> list[Hit]:
+def retrieve(queries: Queries, read_lines: ReadLines, question: str, limit: int) -> list[Hit]:
     """Passages for a question in words; each hit's text is read from the disk."""
     terms = query_terms(question)
     if not terms:
         return []
     any_of = " OR ".join(f'"{term}"' for term in terms)
-    text = store.search(any_of, 12 * limit)
-    names = store.search(f"name : ({any_of})", 6 * limit)
-    exact = [s for s in store.symbols_named(_named(question)) if s.kind != "field"]
-    ranks = store.ranks()
+    text = queries.search(any_of, 12 * limit)
+    names = queries.search(f"name : ({any_of})", 6 * limit)
+    exact = [s for s in queries.symbols_named(_named(question)) if s.kind != "field"]
+    ranks = queries.ranks()
     orders: dict[str, list[Place]] = {
         "text": [_place(chunk) for chunk in text],
         "name": [_place(chunk) for chunk in _by_name([*names, *text], terms)],
@@ -53,24 +53,24 @@ def retrieve(store: Store, read_lines: ReadLines, question: str, limit: int) -> 
         if is_secondary(place[0]):
             scores[place] *= _SECONDARY_WEIGHT
     best = _apart(sorted(scores, key=lambda place: (-scores[place], place)), limit)
-    return [_hit(store, read_lines, place, scores[place], reasons[place]) for place in best]
+    return [_hit(queries, read_lines, place, scores[place], reasons[place]) for place in best]
 
 
-def search(store: Store, read_lines: ReadLines, text: str, limit: int) -> list[Hit]:
+def search(queries: Queries, read_lines: ReadLines, text: str, limit: int) -> list[Hit]:
     """Passages that hold all of the words, then those that hold some, by BM25."""
     terms = list(dict.fromkeys(w for i in identifiers(text) for w in parts(i) or [i]))
     if not terms:
         return []
     quoted = [f'"{term}"' for term in terms]
-    chunks = store.search(" AND ".join(quoted), limit)
+    chunks = queries.search(" AND ".join(quoted), limit)
     if len(chunks) < limit:
         known = {_place(chunk) for chunk in chunks}
-        chunks += [c for c in store.search(" OR ".join(quoted), limit) if _place(c) not in known]
-    return [_hit(store, read_lines, _place(c), -c.bm25, ["text"]) for c in chunks[:limit]]
+        chunks += [c for c in queries.search(" OR ".join(quoted), limit) if _place(c) not in known]
+    return [_hit(queries, read_lines, _place(c), -c.bm25, ["text"]) for c in chunks[:limit]]
 
 
 def context(
-    store: Store,
+    queries: Queries,
     read_lines: ReadLines,
     path: str,
     text: str,
@@ -86,7 +86,7 @@ def context(
     """
     before = text.encode("utf-8", "replace")[:offset].decode("utf-8", "ignore")
     near = before.splitlines()[-_NEAR_LINES:]
-    found = _definitions(store, read_lines, path, before, near, deadline)
+    found = _definitions(queries, read_lines, path, before, near, deadline)
     taken = {snippet.path for snippet in found}
     others = [d for d in open_documents if d.path != path and d.path not in taken]
     words = {i for line in near for i in identifiers(line) if len(i) > 2}
@@ -96,7 +96,7 @@ def context(
         similar = _similar(document.path, document.text.splitlines(), words)
         if similar is not None:
             found.append(similar)
-    for neighbour in _neighbours(store, path, taken | {d.path for d in others}):
+    for neighbour in _neighbours(queries, path, taken | {d.path for d in others}):
         if time.monotonic() > deadline:
             break
         similar = _similar(neighbour, read_lines(neighbour), words)
@@ -106,14 +106,14 @@ def context(
 
 
 def _definitions(
-    store: Store, read_lines: ReadLines, path: str, before: str, near: list[str], deadline: float
+    queries: Queries, read_lines: ReadLines, path: str, before: str, near: list[str], deadline: float
 ) -> list[Snippet]:
     counts = Counter(i for line in near for i in identifiers(line) if len(i) > 2)
     last = set(identifiers(near[-1])) if near else set()
-    imported = set(store.imports(path)) or set(identifiers("\n".join(before.splitlines()[:40])))
+    imported = set(queries.imports(path)) or set(identifiers("\n".join(before.splitlines()[:40])))
     names = [name for name, _ in counts.most_common(60) if name.lower() not in STOP_WORDS]
     by_name: dict[str, list[Symbol]] = {}
-    for symbol in store.symbols_named(names) if names else []:
+    for symbol in queries.symbols_named(names) if names else []:
         if symbol.path != path and symbol.kind not in ("field", "variable"):
             by_name.setdefault(symbol.name, []).append(symbol)
     found: list[Snippet] = []
@@ -145,10 +145,10 @@ def _similar(path: str, lines: list[str], words: set[str]) -> Snippet | None:
     return Snippet(path, start + 1, end, "\n".join(lines[start:end]), score, "similar to the lines here")
 
 
-def _neighbours(store: Store, path: str, without: set[str]) -> list[str]:
+def _neighbours(queries: Queries, path: str, without: set[str]) -> list[str]:
     """Files of the same folder and language, the most central first."""
     here = PurePosixPath(path)
-    ranked = sorted(store.ranks().items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted(queries.ranks().items(), key=lambda item: (-item[1], item[0]))
     inside = [PurePosixPath(name) for name, _ in ranked if name != path and name not in without]
     return [str(p) for p in inside if p.parent == here.parent and p.suffix == here.suffix][:12]
 
@@ -216,10 +216,10 @@ def _place(chunk: FoundChunk) -> Place:
     return chunk.path, chunk.start_line, chunk.end_line
 
 
-def _hit(store: Store, read_lines: ReadLines, place: Place, score: float, why: list[str]) -> Hit:
+def _hit(queries: Queries, read_lines: ReadLines, place: Place, score: float, why: list[str]) -> Hit:
     path, start, end = place
-    inside = [s for s in store.symbols_in(path) if s.start_line == start and s.kind not in ("field",)]
-    around = [s for s in store.symbols_in(path) if s.start_line <= start and end <= s.end_line]
+    inside = [s for s in queries.symbols_in(path) if s.start_line == start and s.kind not in ("field",)]
+    around = [s for s in queries.symbols_in(path) if s.start_line <= start and end <= s.end_line]
     symbol = inside[0] if inside else (around[-1] if around else None)
     text = "\n".join(read_lines(path)[start - 1 : end])
     return Hit(path, start, end, round(float(score), 5), ", ".join(why), symbol, text)

@@ -1,56 +1,83 @@
-"""The database's tables, and the version that tells whether a file on disk still fits.
+"""The database's tables, the migrations that led to them, and what a database was made with.
 
 What was extracted from a file's content is keyed by the content's hash (`blob`), so that switching
-branches only links other blobs; `file` rows belong to one worktree. A change of the tables, of a query
-or of a grammar changes `version()`, and a file of another version is built anew beside and swapped in.
+branches only links other blobs; `file` rows belong to one worktree. The bulk is packed (see `packed`):
+a blob's symbols and references are one compressed value each, and what finds them are two contentless
+full-text tables. `text` holds the chunks' words, the body in its first column, since every other column
+costs two bytes a word; `mention` holds the names that a blob refers to.
+
+A contentless table cannot forget a row in SQLite 3.40: chunk ids are never used twice, words of deleted
+chunks are found no more, and `Store.garbage` tells when a new database is due.
 """
 
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from codellama_index.languages import languages, query_source
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from sqlite3 import Connection
 
-DDL = """
+SCHEMA = 2
+
+TOKENIZER = "porter unicode61"
+DDL = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE worktree (id INTEGER PRIMARY KEY, root TEXT NOT NULL UNIQUE);
 CREATE TABLE blob (
     id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, skip TEXT NOT NULL,
-    imports TEXT NOT NULL
+    imports TEXT NOT NULL, symbols INTEGER NOT NULL, first_chunk INTEGER NOT NULL, chunks INTEGER NOT NULL
 );
 CREATE TABLE file (
-    worktree TEXT NOT NULL, path TEXT NOT NULL, blob INTEGER REFERENCES blob, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, skip TEXT NOT NULL, rank REAL NOT NULL DEFAULT 0,
+    worktree INTEGER NOT NULL REFERENCES worktree, path TEXT NOT NULL, blob INTEGER REFERENCES blob,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
+    skip TEXT NOT NULL, rank REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (worktree, path)
 ) WITHOUT ROWID;
 CREATE INDEX file_by_blob ON file (blob);
 CREATE TABLE symbol (
-    blob INTEGER NOT NULL REFERENCES blob, name TEXT NOT NULL, kind TEXT NOT NULL, line INTEGER NOT NULL,
-    start_line INTEGER NOT NULL, end_line INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-    scope TEXT NOT NULL, signature TEXT NOT NULL, docstring TEXT NOT NULL
-);
-CREATE INDEX symbol_by_blob ON symbol (blob);
-CREATE INDEX symbol_by_name ON symbol (name COLLATE NOCASE);
-CREATE TABLE reference (
-    blob INTEGER NOT NULL REFERENCES blob, name TEXT NOT NULL, line INTEGER NOT NULL,
-    start INTEGER NOT NULL, stop INTEGER NOT NULL
-);
-CREATE INDEX reference_by_name ON reference (name);
-CREATE INDEX reference_by_blob ON reference (blob);
+    name TEXT NOT NULL COLLATE NOCASE, blob INTEGER NOT NULL REFERENCES blob, place INTEGER NOT NULL,
+    PRIMARY KEY (name, blob, place)
+) WITHOUT ROWID;
+CREATE TABLE packed (blob INTEGER PRIMARY KEY REFERENCES blob, symbols BLOB NOT NULL, mentions BLOB NOT NULL);
 CREATE TABLE chunk (
-    id INTEGER PRIMARY KEY, blob INTEGER NOT NULL REFERENCES blob, start_line INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, blob INTEGER NOT NULL REFERENCES blob, start_line INTEGER NOT NULL,
     end_line INTEGER NOT NULL, name TEXT NOT NULL
 );
-CREATE INDEX chunk_by_blob ON chunk (blob);
-CREATE VIRTUAL TABLE text USING fts5 (name, body, tokenize = 'porter unicode61');
+CREATE VIRTUAL TABLE text USING fts5 (body, name, content = '', tokenize = '{TOKENIZER}');
+CREATE VIRTUAL TABLE mention USING fts5 (
+    names, content = '', detail = none, columnsize = 0, tokenize = "ascii tokenchars '_$'"
+);
 """
 
+Migration = Callable[["Connection"], None]
+MIGRATIONS: dict[int, Migration] = {}
 
-def version() -> str:
-    """What a database must have been made with to be of use: tables, queries, grammars."""
-    digest = hashlib.sha256(f"{SCHEMA}{DDL}".encode())
+
+def migration(to: int) -> Callable[[Migration], Migration]:
+    """Registers what turns the tables of version `to` - 1 into those of `to`, inside a transaction."""
+
+    def register(function: Migration) -> Migration:
+        MIGRATIONS[to] = function
+        return function
+
+    return register
+
+
+def fingerprint() -> str:
+    """What a database's content depends on besides the sources: grammars, queries, our code, tokenizer.
+
+    Twelve hexadecimal digits. A database of another fingerprint is no use but to be read until a new
+    one stands beside it.
+    """
+    digest = hashlib.sha256(TOKENIZER.encode())
     for language in languages():
         digest.update(query_source(language).encode())
     for wheel in ("python", "javascript", "typescript", "go", "rust"):
         digest.update(importlib.metadata.version(f"tree-sitter-{wheel}").encode())
-    return digest.hexdigest()
+    for module in ("extract", "packed", "words"):
+        digest.update((files("codellama_index") / f"{module}.py").read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,29 +1,34 @@
-"""All SQL of the index: one SQLite file in WAL mode, one writer, any number of readers.
+"""The database: opening it, transactions, and all that is written. What is asked of it: see `queries`.
 
-A file that is damaged, or of another version, is built anew. Errors of the disk become StoreError.
+SQLite in WAL mode, one writer at a time (the caller holds the write lock), any number of readers, whose
+connections cannot write. Each thread has its own connections, opened anew when another database has
+taken the place of theirs. Errors of the disk become StoreError, damage becomes Damaged.
 """
 
+import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from codellama_index import schema
+from codellama_index import place, schema
 from codellama_index.errors import StoreError
-from codellama_index.extract import Extract
-from codellama_index.records import Reference, Span, Symbol
+from codellama_index.packed import Packed
 from codellama_index.walk import FoundFile
-from codellama_index.words import searchable
 
-_BUSY_MS = 30_000
-_SYMBOL = (
-    "f.path, s.name, s.kind, s.line, s.start_line, s.end_line, s.start, s.stop, s.scope, s.signature,"
-    " s.docstring"
-)
+_BUSY_S = 30.0
+# What a reader may find besides a held lock, and what passes: another process recovers the log or has
+# just closed the last connection.
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA)
+_CACHE_KIB = 32_000
+_LOG_BYTES = 32_000_000
+
+T = TypeVar("T")
 
 
 class Damaged(Exception):
@@ -37,67 +42,76 @@ class StoredFile:
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
     skip: str
 
 
-@dataclass(frozen=True, slots=True)
-class FoundChunk:
-    """A chunk that a text query found; a lower `bm25` is better."""
+@dataclass(slots=True)
+class _Connections:
+    """One thread's connections to one database file."""
 
-    path: str
-    start_line: int
-    end_line: int
-    name: str
-    bm25: float
+    path: Path
+    inode: int
+    reader: sqlite3.Connection | None = None
+    writer: sqlite3.Connection | None = None
 
 
 class Store:
-    """One worktree's view of the database at `path`; each thread has its own connection."""
+    """One worktree's view of the database that `find` names at each use (None where there is none)."""
 
-    def __init__(self, path: Path, worktree: str) -> None:
-        self.path = path
+    def __init__(self, find: Callable[[], Path | None], worktree: str) -> None:
         self.worktree = worktree
+        self._find = find
         self._local = threading.local()
         self._open: list[sqlite3.Connection] = []
         self._generation = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(_cannot(path, error)) from error
-        if not self._fits():
-            self.rebuild()
+        self._fresh: set[tuple[Path, int]] = set()
+
+    @property
+    def path(self) -> Path | None:
+        """The database that is read now."""
+        return self._find()
 
     @contextmanager
     def atomic(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: all of it or nothing."""
+        """A write transaction: all of it or nothing. Reads inside it see what it wrote."""
         with self._translated():
-            connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
+            connections = self._connections()
+            if connections is None:
+                raise StoreError("The index was deleted while it was written: build it again.")
+            if connections.writer is None:
+                connections.writer = self._connect(connections.path, write=True)
+            writer = connections.writer
+            _patiently(lambda: writer.execute("BEGIN IMMEDIATE"))
+            self._local.writing, self._local.worktree = writer, None
             try:
-                yield connection
+                yield writer
+                writer.commit()
             except BaseException:
-                if connection.in_transaction:
-                    connection.rollback()
+                if writer.in_transaction:
+                    writer.rollback()
                 raise
-            connection.commit()
-
-    def rebuild(self) -> None:
-        """Replaces the database by an empty one, made beside it and swapped in."""
-        self.close()
-        beside = self.path.with_suffix(f".{os.getpid()}.new")
-        with self._translated():
-            beside.unlink(missing_ok=True)
-            connection = sqlite3.connect(beside)
-            try:
-                connection.executescript(schema.DDL)
-                connection.execute("INSERT INTO meta VALUES ('version', ?)", (schema.version(),))
-                connection.commit()
             finally:
-                connection.close()
-            for suffix in ("-wal", "-shm"):
-                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-            beside.replace(self.path)
+                self._local.writing = None
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """All rows of a query; none where there is no database yet."""
+        with self._translated():
+            connection = getattr(self._local, "writing", None) or self._reader()
+            return (
+                [] if connection is None else _patiently(lambda: connection.execute(sql, values).fetchall())
+            )
+
+    def checkpoint(self) -> None:
+        """Moves the log into the database, as far as readers allow; keeps the log from growing for ever."""
+        with self._translated():
+            connections = self._connections()
+            if connections is not None and connections.writer is not None:
+                connections.writer.execute("PRAGMA busy_timeout = 200")
+                with contextlib.suppress(sqlite3.OperationalError):  # a reader is there: the next one does it
+                    connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                connections.writer.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
 
     def close(self) -> None:
         """Closes the connections of all threads; later use opens new ones."""
@@ -110,194 +124,143 @@ class Store:
 
     def files(self) -> dict[str, StoredFile]:
         """All files of this worktree by path."""
-        rows = self._rows(
-            "SELECT path, size, mtime_ns, inode, skip FROM file WHERE worktree = ?", (self.worktree,)
+        rows = self.rows(
+            "SELECT path, size, mtime_ns, ctime_ns, inode, f.skip FROM file f"
+            " JOIN worktree w ON w.id = f.worktree WHERE w.root = ?",
+            (self.worktree,),
         )
         return {row[0]: StoredFile(*row) for row in rows}
 
-    def blob_of(self, digest: bytes) -> tuple[int, str] | None:
-        """The id of the content and why it was skipped ("" if it was not)."""
-        rows = self._rows("SELECT id, skip FROM blob WHERE hash = ?", (digest,))
-        return (rows[0][0], rows[0][1]) if rows else None
+    def blob_of(self, digest: bytes) -> int | None:
+        """The id of a content."""
+        rows = self.rows("SELECT id FROM blob WHERE hash = ?", (digest,))
+        return rows[0][0] if rows else None
 
-    def add_blob(self, digest: bytes, text: str, skip: str, extract: Extract) -> int:
+    def add_blob(self, digest: bytes, skip: str, packed: Packed) -> int:
         """Stores what was extracted from a content; inside `atomic`."""
-        connection = self._connection()
-        cursor = connection.execute(
-            "INSERT INTO blob (hash, bytes, skip, imports) VALUES (?, ?, ?, ?)",
-            (digest, len(text.encode("utf-8", "replace")), skip, "\n".join(extract.imports)),
-        )
-        blob = cursor.lastrowid
-        assert blob is not None
+        connection = self._local.writing
+        (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
+        values = (digest, packed.size, skip, packed.imports, len(packed.names), last + 1, len(packed.chunks))
+        blob: int = connection.execute(
+            "INSERT INTO blob (hash, bytes, skip, imports, symbols, first_chunk, chunks)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            values,
+        ).lastrowid
         connection.executemany(
-            "INSERT INTO symbol VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    *(blob, s.name, s.kind, s.line, s.start_line, s.end_line),
-                    *(s.span.start, s.span.end, s.scope, s.signature, s.docstring),
-                )
-                for s in extract.symbols
-            ],
+            "INSERT INTO symbol VALUES (?, ?, ?)", [(name, blob, n) for n, name in enumerate(packed.names)]
+        )
+        if packed.symbols or packed.mentions:
+            connection.execute("INSERT INTO packed VALUES (?, ?, ?)", (blob, packed.symbols, packed.mentions))
+        if packed.tokens:
+            connection.execute("INSERT INTO mention (rowid, names) VALUES (?, ?)", (blob, packed.tokens))
+        numbered = list(enumerate(packed.chunks, start=last + 1))
+        connection.executemany(
+            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?)",
+            [(n, blob, c.start_line, c.end_line, c.name) for n, c in numbered],
         )
         connection.executemany(
-            "INSERT INTO reference VALUES (?, ?, ?, ?, ?)",
-            [(blob, *mention) for mention in extract.references],
+            "INSERT INTO text (rowid, body, name) VALUES (?, ?, ?)",
+            [(n, c.body_words, c.name_words) for n, c in numbered],
         )
-        lines = text.splitlines()
-        for chunk in extract.chunks:
-            row = connection.execute(
-                "INSERT INTO chunk (blob, start_line, end_line, name) VALUES (?, ?, ?, ?)",
-                (blob, chunk.start_line, chunk.end_line, chunk.name),
-            ).lastrowid
-            body = "\n".join(lines[chunk.start_line - 1 : chunk.end_line])
-            connection.execute(
-                "INSERT INTO text (rowid, name, body) VALUES (?, ?, ?)",
-                (row, searchable(chunk.name), searchable(body)),
-            )
         return blob
 
     def link(self, file: FoundFile, blob: int | None, skip: str) -> None:
-        """Says what content a path has now; inside `atomic`."""
-        self._connection().execute(
-            "INSERT OR REPLACE INTO file (worktree, path, blob, size, mtime_ns, inode, skip)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (self.worktree, file.path, blob, file.size, file.mtime_ns, file.inode, skip),
+        """Says what content a path has now; inside `atomic`. A rank that the path has stays."""
+        self._local.writing.execute(
+            "INSERT INTO file (worktree, path, blob, size, mtime_ns, ctime_ns, inode, skip)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET blob = excluded.blob,"
+            " size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
+            " inode = excluded.inode, skip = excluded.skip",
+            (
+                *(self.worktree_id(), file.path, blob, file.size, file.mtime_ns, file.ctime_ns),
+                *(file.inode, skip),
+            ),
         )
 
     def unlink(self, paths: Iterable[str]) -> None:
         """Forgets paths; inside `atomic`. Their contents stay for the branch that has them."""
-        self._connection().executemany(
-            "DELETE FROM file WHERE worktree = ? AND path = ?", [(self.worktree, path) for path in paths]
+        worktree = self.worktree_id()
+        self._local.writing.executemany(
+            "DELETE FROM file WHERE worktree = ? AND path = ?", [(worktree, path) for path in paths]
         )
 
+    def worktree_id(self) -> int:
+        """This worktree's number, given now if it has none; inside `atomic`."""
+        if self._local.worktree is None:
+            connection = self._local.writing
+            connection.execute("INSERT OR IGNORE INTO worktree (root) VALUES (?)", (self.worktree,))
+            rows = connection.execute("SELECT id FROM worktree WHERE root = ?", (self.worktree,))
+            self._local.worktree = rows.fetchone()[0]
+        number: int = self._local.worktree
+        return number
+
     def prune(self) -> None:
-        """Drops contents that no file has, once they outnumber those that one has; inside `atomic`."""
-        connection = self._connection()
+        """Forgets worktrees that are gone, and contents of no file once they outnumber the others.
+
+        Inside `atomic`.
+        """
+        connection = self._local.writing
+        for number, root in connection.execute("SELECT id, root FROM worktree").fetchall():
+            if root != self.worktree and not os.path.isdir(root):
+                connection.execute("DELETE FROM file WHERE worktree = ?", (number,))
+                connection.execute("DELETE FROM worktree WHERE id = ?", (number,))
         orphans = "SELECT id FROM blob WHERE id NOT IN (SELECT blob FROM file WHERE blob IS NOT NULL)"
         (unused,) = connection.execute(f"SELECT count(*) FROM ({orphans})").fetchone()
         (total,) = connection.execute("SELECT count(*) FROM blob").fetchone()
         if unused * 2 <= total:
             return
-        connection.execute(
-            f"DELETE FROM text WHERE rowid IN (SELECT id FROM chunk WHERE blob IN ({orphans}))"
-        )
-        for table in ("chunk", "symbol", "reference"):
+        for table in ("chunk", "symbol", "packed"):
             connection.execute(f"DELETE FROM {table} WHERE blob IN ({orphans})")
         connection.execute(f"DELETE FROM blob WHERE id IN ({orphans})")
 
+    def garbage(self) -> float:
+        """The share of the searched chunks that are deleted and only take room."""
+        rows = self.rows("SELECT (SELECT count(*) FROM chunk), (SELECT max(seq) FROM sqlite_sequence)")
+        live, given = rows[0] if rows else (0, 0)
+        return 1 - live / given if given else 0.0
+
     def set_ranks(self, ranks: dict[str, float]) -> None:
         """Stores each file's rank; inside `atomic`."""
-        self._connection().executemany(
+        worktree = self.worktree_id()
+        self._local.writing.executemany(
             "UPDATE file SET rank = ? WHERE worktree = ? AND path = ?",
-            [(rank, self.worktree, path) for path, rank in ranks.items()],
+            [(rank, worktree, path) for path, rank in ranks.items()],
         )
 
-    # Queries
+    # Connections
 
-    def totals(self) -> tuple[int, int]:
-        """Symbols, and bytes of indexed source, in this worktree."""
-        row = self._rows(
-            "SELECT (SELECT count(*) FROM file f JOIN symbol s ON s.blob = f.blob WHERE f.worktree = ?1),"
-            " (SELECT coalesce(sum(b.bytes), 0) FROM file f JOIN blob b ON b.id = f.blob"
-            "  WHERE f.worktree = ?1 AND f.skip = '')",
-            (self.worktree,),
-        )[0]
-        return row[0], row[1]
-
-    def ranks(self) -> dict[str, float]:
-        """Each indexed file's rank."""
-        rows = self._rows("SELECT path, rank FROM file WHERE worktree = ? AND skip = ''", (self.worktree,))
-        return dict(rows)
-
-    def imports(self, path: str) -> list[str]:
-        """The names that a file imports."""
-        rows = self._rows(
-            "SELECT b.imports FROM file f JOIN blob b ON b.id = f.blob WHERE f.worktree = ? AND f.path = ?",
-            (self.worktree, path),
-        )
-        return rows[0][0].split("\n") if rows and rows[0][0] else []
-
-    def symbols_named(self, names: Sequence[str]) -> list[Symbol]:
-        """Definitions with exactly one of these names."""
-        return self._symbols(f"s.name IN ({', '.join('?' * len(names))})", tuple(names))
-
-    def symbols_like(self, pattern: str, limit: int) -> list[Symbol]:
-        """Definitions whose name matches an SQL LIKE pattern (`\\` escapes), regardless of case."""
-        return self._symbols("s.name LIKE ? ESCAPE '\\'", (pattern,), limit)
-
-    def symbols_in(self, path: str) -> list[Symbol]:
-        """A file's definitions in order."""
-        return self._symbols("f.path = ?", (path,))
-
-    def all_symbols(self) -> list[Symbol]:
-        """Every definition, by path and place."""
-        return self._symbols("1", ())
-
-    def references(self, name: str, limit: int) -> list[Reference]:
-        """Uses of a name; the text of their lines is not stored and left empty."""
-        rows = self._rows(
-            "SELECT f.path, r.name, r.line, r.start, r.stop FROM reference r JOIN file f ON f.blob = r.blob"
-            " WHERE r.name = ? AND f.worktree = ? ORDER BY f.path, r.start LIMIT ?",
-            (name, self.worktree, limit),
-        )
-        return [Reference(path, name, line, "", Span(start, stop)) for path, name, line, start, stop in rows]
-
-    def search(self, query: str, limit: int) -> list[FoundChunk]:
-        """Chunks that match an FTS5 query, by BM25 with names counting four times."""
-        rows = self._rows(
-            "SELECT f.path, c.start_line, c.end_line, c.name, t.score FROM"
-            " (SELECT rowid, bm25(text, 4.0, 1.0) AS score FROM text WHERE text MATCH ?"
-            "  ORDER BY score LIMIT ?) t"
-            " JOIN chunk c ON c.id = t.rowid JOIN file f ON f.blob = c.blob"
-            " WHERE f.worktree = ? AND f.skip = '' ORDER BY t.score LIMIT ?",
-            (query, 4 * limit, self.worktree, limit),
-        )
-        return [FoundChunk(*row) for row in rows]
-
-    def edges(self) -> list[tuple[str, str, int]]:
-        """(using file, defining file, uses) for names that at most three files define."""
-        return self._rows(
-            "WITH definer AS (SELECT s.name, f.path FROM symbol s JOIN file f ON f.blob = s.blob"
-            "   WHERE f.worktree = ?1 AND length(s.name) > 2 GROUP BY s.name, f.path),"
-            " rare AS (SELECT name FROM definer GROUP BY name HAVING count(*) <= 3)"
-            " SELECT f.path, d.path, count(*) FROM reference r JOIN rare USING (name)"
-            " JOIN definer d USING (name) JOIN file f ON f.blob = r.blob"
-            " WHERE f.worktree = ?1 AND f.path != d.path GROUP BY f.path, d.path",
-            (self.worktree,),
-        )
-
-    def _symbols(self, where: str, values: tuple[object, ...], limit: int = -1) -> list[Symbol]:
-        rows = self._rows(
-            f"SELECT {_SYMBOL} FROM symbol s JOIN file f ON f.blob = s.blob"
-            f" WHERE f.worktree = ? AND {where} ORDER BY f.path, s.start LIMIT ?",
-            (self.worktree, *values, limit),
-        )
-        return [_symbol(row) for row in rows]
-
-    def _rows(self, sql: str, values: tuple[object, ...]) -> list[Any]:
-        with self._translated():
-            return self._connection().execute(sql, values).fetchall()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection = getattr(self._local, "connection", None)
-        if connection is None or self._local.generation != self._generation:
-            connection = sqlite3.connect(
-                self.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
-            )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            self._local.connection, self._local.generation = connection, self._generation
-            self._open.append(connection)
-        return connection
-
-    def _fits(self) -> bool:
-        if not self.path.exists():
-            return False
+    def _connections(self) -> _Connections | None:
+        path = self._find()
+        if path is None:
+            return None
         try:
-            rows = self._rows("SELECT value FROM meta WHERE key = 'version'", ())
-        except Damaged:
-            return False
-        return bool(rows) and rows[0][0] == schema.version()
+            inode = path.stat().st_ino
+        except FileNotFoundError:
+            return None
+        held: _Connections | None = getattr(self._local, "connections", None)
+        current = getattr(self._local, "generation", -1) == self._generation
+        if held is None or not current or (held.path, held.inode) != (path, inode):
+            held = self._local.connections = _Connections(path, inode)
+            self._local.generation = self._generation
+        return held
+
+    def _reader(self) -> sqlite3.Connection | None:
+        connections = self._connections()
+        if connections is None:
+            return None
+        if connections.reader is None:
+            key = (connections.path, connections.inode)
+            if key not in self._fresh:
+                _check(connections.path)
+                self._fresh.add(key)
+                place.touch(connections.path)
+            connections.reader = self._connect(connections.path, write=False)
+        return connections.reader
+
+    def _connect(self, path: Path, write: bool) -> sqlite3.Connection:
+        connection = _patiently(lambda: _open(path, write))
+        self._open.append(connection)
+        return connection
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -306,20 +269,110 @@ class Store:
         except sqlite3.OperationalError as error:
             if any(word in str(error) for word in ("no such table", "no such column", "malformed")):
                 raise Damaged(str(error)) from error
-            raise StoreError(_cannot(self.path, error)) from error
+            raise StoreError(_cannot(self._find(), error)) from error
         except sqlite3.DatabaseError as error:
             raise Damaged(str(error)) from error
         except OSError as error:
-            raise StoreError(_cannot(self.path, error)) from error
+            raise StoreError(_cannot(self._find(), error)) from error
 
 
-def _symbol(row: tuple[Any, ...]) -> Symbol:
-    path, name, kind, line, start_line, end_line, start, stop, scope, signature, docstring = row
-    span = Span(start, stop)
-    return Symbol(path, name, kind, line, start_line, end_line, span, scope, signature, docstring)
+def create(path: Path, fingerprint: str) -> None:
+    """Makes an empty database, whole before anyone can see it; raises StoreError."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        beside.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(beside)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(schema.DDL)
+            connection.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
+            connection.execute(f"PRAGMA user_version = {schema.SCHEMA}")
+            connection.commit()
+        beside.replace(path)
+    except (sqlite3.Error, OSError) as error:
+        with contextlib.suppress(OSError):
+            place.delete(beside)
+        raise StoreError(_cannot(path, error)) from error
 
 
-def _cannot(path: Path, error: Exception) -> str:
+def migrate(source: Path, target: Path) -> bool:
+    """Copies a database of older tables and brings the copy up to date; False where a step is missing."""
+    beside = target.with_name(f"{target.name}.{os.getpid()}.new")
+    try:
+        beside.unlink(missing_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(source, timeout=_BUSY_S)) as old,
+            contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection,
+        ):
+            old.backup(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for step in range(version + 1, schema.SCHEMA + 1):
+                if step not in schema.MIGRATIONS:
+                    return False
+                schema.MIGRATIONS[step](connection)
+            connection.execute(f"PRAGMA user_version = {schema.SCHEMA}")
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode = WAL")
+        beside.replace(target)
+    except (sqlite3.Error, OSError):
+        return False  # damaged or unreadable: a new one is built instead
+    finally:
+        place.delete(beside)
+    return True
+
+
+def _open(path: Path, write: bool) -> sqlite3.Connection:
+    def connect(options: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?{options}",
+            uri=True,
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    if not write:
+        connection = connect("mode=ro")
+        try:
+            connection.execute("SELECT 1 FROM meta").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            if os.access(path.parent, os.W_OK):
+                raise
+            # A log cannot be made in a folder that is read-only, and nobody writes there.
+            connection = connect("immutable=1")
+        return connection
+    connection = connect("mode=rw")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    return connection
+
+
+def _check(path: Path) -> None:
+    """Raises Damaged where a file is not what its name says."""
+    with contextlib.closing(_patiently(lambda: _open(path, write=False))) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()
+        if version != (schema.SCHEMA,):
+            raise Damaged(f"user_version is {version}")
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Runs `work` again while what stops it is another process that will be done soon."""
+    deadline = time.monotonic() + _BUSY_S
+    pause = 0.002
+    while True:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code not in _PASSING or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+
+
+def _cannot(path: Path | None, error: Exception) -> str:
     return (
         f"The index {path} cannot be used ({error}): free some space on its disk, or make its folder "
         "writable."

@@ -20,6 +20,8 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 from codellama_index.extract import Extract, decode, extract
+from codellama_index.packed import Packed, pack
+from codellama_index.queries import Queries
 from codellama_index.rank import page_rank
 from codellama_index.records import SkippedFile, SyncReport
 from codellama_index.store import Store, StoredFile
@@ -28,6 +30,7 @@ from codellama_index.walk import FoundFile, refusal, walk
 _BATCH = 64
 # Below this, starting worker processes takes longer than parsing.
 _FEW_FILES = 150
+_NOTHING = pack("", Extract((), (), (), ()))
 
 Progress = Callable[[int, int], None]
 
@@ -42,13 +45,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What became of a Job; `text` is "" where the content is skipped."""
+    """What became of a Job; `digest` is empty where nothing could be read."""
 
     file: FoundFile
     digest: bytes
-    text: str
     skip: str
-    extract: Extract
+    packed: Packed
 
 
 def sync(
@@ -59,6 +61,7 @@ def sync(
 ) -> SyncReport:
     """One pass over the tree; `cancelled` is asked between batches, and what is done by then stays."""
     began = time.perf_counter()
+    queries = Queries(store)
     known = store.files()
     found = {file.path: file for file in walk(root)}
     changed = [file for file in found.values() if _changed(file, known)]
@@ -78,7 +81,7 @@ def sync(
     with store.atomic():
         store.unlink(gone)
         if changed or gone:
-            store.set_ranks(page_rank(store.ranks(), store.edges()))
+            store.set_ranks(page_rank(queries.ranks(), queries.edges()))
             store.prune()
     return report(store, indexed, time.perf_counter() - began)
 
@@ -97,7 +100,7 @@ def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
 def report(store: Store, indexed: int, seconds: float) -> SyncReport:
     """The index's totals as they stand."""
     files = store.files()
-    symbols, size = store.totals()
+    symbols, size = Queries(store).totals()
     skipped = tuple(SkippedFile(file.path, file.skip) for file in files.values() if file.skip)
     return SyncReport(len(files), indexed, skipped, symbols, seconds, size)
 
@@ -105,26 +108,27 @@ def report(store: Store, indexed: int, seconds: float) -> SyncReport:
 def parse(job: Job) -> Parsed:
     """Reads and parses one file; never raises for what a file may hold."""
     file = job.file
-    empty = Extract((), (), (), ())
     if file.skip:
-        return Parsed(file, b"", "", file.skip, empty)
+        return Parsed(file, b"", file.skip, _NOTHING)
     try:
         content = (Path(job.root) / file.path).read_bytes()
     except OSError as error:
-        return Parsed(file, b"", "", f"unreadable: {error.strerror}", empty)
+        return Parsed(file, b"", f"unreadable: {error.strerror}", _NOTHING)
     # The suffix is part of the key: the same bytes are other symbols in another language.
     suffix = os.path.splitext(file.path)[1].lower().encode("utf-8", "replace")
     digest = hashlib.blake2b(content, digest_size=20, person=suffix[:16]).digest()
     text = decode(content)
     skip = refusal(file.path, text)
     if skip or text is None:
-        return Parsed(file, digest, "", skip, empty)
-    return Parsed(file, digest, text, "", extract(file.path, text))
+        return Parsed(file, digest, skip, _NOTHING)
+    return Parsed(file, digest, "", pack(text, extract(file.path, text)))
 
 
 def _changed(file: FoundFile, known: dict[str, StoredFile]) -> bool:
     old = known.get(file.path)
-    return old is None or (old.size, old.mtime_ns, old.inode) != (file.size, file.mtime_ns, file.inode)
+    return old is None or (old.size, old.mtime_ns, old.ctime_ns, old.inode) != (
+        *(file.size, file.mtime_ns, file.ctime_ns, file.inode),
+    )
 
 
 def _write(store: Store, item: Parsed) -> int:
@@ -133,9 +137,9 @@ def _write(store: Store, item: Parsed) -> int:
         store.link(item.file, None, item.skip)
         return 0
     known = store.blob_of(item.digest)
-    blob = known[0] if known else store.add_blob(item.digest, item.text, item.skip, item.extract)
+    blob = known if known is not None else store.add_blob(item.digest, item.skip, item.packed)
     store.link(item.file, blob, item.skip)
-    return 0 if known or item.skip else 1
+    return 0 if known is not None or item.skip else 1
 
 
 def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
@@ -155,8 +159,7 @@ def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
                 yield from parsing
             except BrokenProcessPool:
                 # A grammar crashed on one of them: none of this part is worth the whole index.
-                empty = Extract((), (), (), ())
-                yield from (Parsed(job.file, b"", "", "crashed its parser", empty) for job in part)
+                yield from (Parsed(job.file, b"", "crashed its parser", _NOTHING) for job in part)
                 return
 
 

@@ -41,6 +41,7 @@ class FoundFile:
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
     skip: str
 
@@ -102,7 +103,7 @@ def _stat(root: Path, name: str) -> FoundFile | None:
         skip = "secret by its name"
     elif facts.st_size > MAX_BYTES:
         skip = f"larger than {MAX_BYTES} bytes"
-    return FoundFile(name, facts.st_size, facts.st_mtime_ns, facts.st_ino, skip)
+    return FoundFile(name, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, skip)
 
 
 def _readable(name: str) -> str:

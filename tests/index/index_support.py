@@ -15,12 +15,14 @@ def git(folder: Path, *arguments: str) -> str:
 def facts(index: Index) -> dict[str, object]:
     """All that an index knows, in an order that does not depend on its history."""
     report = index.status()
-    names = sorted({symbol.name for symbol in index.symbols()})
+    symbols = index.symbols()
+    names = sorted({symbol.name for symbol in symbols})
+    some = names[:: len(names) // 12 + 1]
     return {
         "files": report.files,
         "skipped": sorted((s.path, s.reason) for s in report.skipped),
         "bytes": report.bytes,
-        "symbols": index.symbols(),
-        "references": {name: index.references(name) for name in names},
-        "search": {name: sorted((h.path, h.start_line) for h in index.search(name, 500)) for name in names},
+        "symbols": symbols,
+        "references": {name: index.references(name) for name in some},
+        "search": {name: sorted((h.path, h.start_line) for h in index.search(name, 500)) for name in some},
     }

@@ -70,7 +70,7 @@ def test_context_brings_imported_definitions(own: Index) -> None:
     """Names that the file imports bring their definitions, from other files only, within the budget."""
     path = "index/codellama_index/sync.py"
     text = own.read(path)
-    offset = text.encode().index(b"store.ranks(), store.edges()")
+    offset = text.encode().rindex(b"page_rank(") + len("page_rank(")
     snippets = own.context(path, offset)
     assert "index/codellama_index/rank.py" in {s.path for s in snippets}
     assert path not in {s.path for s in snippets}

@@ -176,7 +176,7 @@ def test_a_damaged_database_is_built_anew(
         content.clear()
     if damage in ("foreign", "version"):
         connection = sqlite3.connect(opened.database)
-        connection.execute("DROP TABLE symbol" if damage == "foreign" else "UPDATE meta SET value = 'newer'")
+        connection.execute("DROP TABLE symbol" if damage == "foreign" else "PRAGMA user_version = 99")
         connection.commit()
         connection.close()
     else:

@@ -1,0 +1,202 @@
+"""What is asked of the index: the only other module that knows SQL. Nothing is written here.
+
+Symbols and references come out of packed values, so a query first finds the few contents that matter and
+unpacks those alone.
+"""
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from codellama_index.packed import Mentions, token, unpack_symbols
+from codellama_index.records import Reference, Span, Symbol
+from codellama_index.store import Damaged, Store
+
+_MINE = " JOIN worktree w ON w.id = f.worktree AND w.root = ?"
+_DEFINERS = 3  # a name that more files define tells nothing of who uses whom
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChunk:
+    """A chunk that a text query found; a lower `bm25` is better."""
+
+    path: str
+    start_line: int
+    end_line: int
+    name: str
+    bm25: float
+
+
+class Queries:
+    """Questions about one worktree."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def totals(self) -> tuple[int, int]:
+        """Symbols, and bytes of indexed source, in this worktree."""
+        rows = self._mine(
+            "SELECT coalesce(sum(b.symbols), 0), coalesce(sum(b.bytes), 0) FROM file f"
+            " JOIN blob b ON b.id = f.blob AND f.skip = ''" + _MINE
+        )
+        return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+    def ranks(self) -> dict[str, float]:
+        """Each indexed file's rank."""
+        return dict(self._mine("SELECT f.path, f.rank FROM file f" + _MINE + " WHERE f.skip = ''"))
+
+    def imports(self, path: str) -> list[str]:
+        """The names that a file imports."""
+        rows = self._mine(
+            "SELECT b.imports FROM file f JOIN blob b ON b.id = f.blob" + _MINE + " WHERE f.path = ?", path
+        )
+        return rows[0][0].split("\n") if rows and rows[0][0] else []
+
+    def symbols_named(self, names: Sequence[str]) -> list[Symbol]:
+        """Definitions with exactly one of these names."""
+        wanted = set(names)
+        found = self._symbols(f"s.name IN ({', '.join('?' * len(wanted))})", *wanted)
+        return [symbol for symbol in found if symbol.name in wanted]
+
+    def symbols_like(self, pattern: str, limit: int) -> list[Symbol]:
+        """Definitions whose name matches an SQL LIKE pattern (`\\` escapes), regardless of case."""
+        return self._symbols("s.name LIKE ? ESCAPE '\\'", pattern, limit=limit)
+
+    def symbols_in(self, path: str) -> list[Symbol]:
+        """A file's definitions in order."""
+        rows = self._mine(
+            "SELECT p.symbols FROM file f JOIN packed p ON p.blob = f.blob" + _MINE + " WHERE f.path = ?",
+            path,
+        )
+        with _unpacking():
+            return list(unpack_symbols(path, rows[0][0])) if rows else []
+
+    def all_symbols(self) -> list[Symbol]:
+        """Every definition, by path and place."""
+        rows = self._mine(
+            "SELECT f.path, p.symbols FROM file f JOIN packed p ON p.blob = f.blob"
+            + _MINE
+            + " ORDER BY f.path"
+        )
+        with _unpacking():
+            return [symbol for path, packed in rows for symbol in unpack_symbols(path, packed)]
+
+    def references(self, name: str, limit: int) -> list[Reference]:
+        """Uses of a name, by path and place; the text of their lines is not stored and left empty."""
+        blobs = self._mine(
+            "SELECT f.path, f.blob FROM mention m JOIN file f ON f.blob = m.rowid"
+            + _MINE
+            + " WHERE mention MATCH ? ORDER BY f.path",
+            _phrase(token(name)),
+        )
+        size = len(name.encode("utf-8", "replace"))
+        found: list[Reference] = []
+        for path, blob in blobs:
+            for line, start in self._mentions(blob).of(name):
+                found.append(Reference(path, name, line, "", Span(start, start + size)))
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def search(self, query: str, limit: int) -> list[FoundChunk]:
+        """Chunks that match an FTS5 query, by BM25 with names counting four times."""
+        rows: list[tuple[int, float]] = []
+        found: list[FoundChunk] = []
+        wanted = 4 * limit
+        while len(found) < limit:  # contents of other branches and worktrees may come before ours
+            more = self._store.rows(
+                "SELECT rowid, bm25(text, 1.0, 4.0) AS score FROM text WHERE text MATCH ?"
+                " ORDER BY score LIMIT ?",
+                (query, wanted),
+            )
+            found += self._linked(more[len(rows) :])
+            if len(more) < wanted:
+                break
+            rows, wanted = more, wanted * 8
+        return found[:limit]
+
+    def edges(self) -> list[tuple[str, str, int]]:
+        """(using file, defining file, uses) for names that few files define."""
+        definers: dict[str, set[str]] = defaultdict(set)
+        for name, path in self._mine(
+            "SELECT s.name, f.path FROM symbol s JOIN file f ON f.blob = s.blob" + _MINE
+        ):
+            definers[name].add(path)
+        rare = {name: paths for name, paths in definers.items() if len(paths) <= _DEFINERS and len(name) > 2}
+        uses: dict[tuple[str, str], int] = defaultdict(int)
+        for path, counts in self.mentions():
+            for name in counts.keys() & rare.keys():
+                for definer in rare[name]:
+                    if definer != path:
+                        uses[path, definer] += counts[name]
+        return [(user, definer, count) for (user, definer), count in sorted(uses.items())]
+
+    def mentions(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """How often each file uses which names."""
+        rows = self._mine(
+            "SELECT f.path, p.mentions FROM file f JOIN packed p ON p.blob = f.blob"
+            + _MINE
+            + " ORDER BY f.path"
+        )
+        with _unpacking():
+            for path, packed in rows:
+                yield path, Mentions(packed).counts()
+
+    def _linked(self, rows: Sequence[tuple[int, float]]) -> list[FoundChunk]:
+        """The chunks of these rows that a file of this worktree has, in the rows' order."""
+        found: list[FoundChunk] = []
+        for first in range(0, len(rows), 500):
+            part = dict(rows[first : first + 500])
+            chunks = self._mine(
+                "SELECT c.id, f.path, c.start_line, c.end_line, c.name FROM chunk c"
+                " JOIN file f ON f.blob = c.blob AND f.skip = ''"
+                + _MINE
+                + f" WHERE c.id IN ({', '.join('?' * len(part))})",
+                *part,
+            )
+            ordered = sorted(chunks, key=lambda chunk: (part[chunk[0]], chunk[1:3]))
+            found += [
+                FoundChunk(path, start, end, name, part[number]) for number, path, start, end, name in ordered
+            ]
+        return found
+
+    def _mentions(self, blob: int) -> Mentions:
+        rows = self._store.rows("SELECT mentions FROM packed WHERE blob = ?", (blob,))
+        with _unpacking():
+            return Mentions(rows[0][0] if rows else b"")
+
+    def _symbols(self, where: str, *values: object, limit: int = -1) -> list[Symbol]:
+        rows = self._mine(
+            "SELECT f.path, s.blob, s.place FROM symbol s JOIN file f ON f.blob = s.blob"
+            + _MINE
+            + f" WHERE {where} ORDER BY f.path, s.place LIMIT ?",
+            *values,
+            limit,
+        )
+        outlines: dict[str, list[Symbol]] = {}
+        for path, _, _ in rows:
+            if path not in outlines:
+                outlines[path] = self.symbols_in(path)
+        try:
+            return [outlines[path][place] for path, _, place in rows]
+        except IndexError as error:
+            raise Damaged("a symbol's place is not in its file") from error
+
+    def _mine(self, sql: str, *values: object) -> list[Any]:
+        """Rows of a query that joins `_MINE`, whose place comes before all others."""
+        return self._store.rows(sql, (self._store.worktree, *values))
+
+
+@contextmanager
+def _unpacking() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, zlib.error, EOFError) as error:
+        raise Damaged(str(error)) from error
+
+
+def _phrase(word: str) -> str:
+    return '"' + word.replace('"', '""') + '"'
