@@ -5,8 +5,7 @@ unpacks those alone.
 """
 
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from codellama_index.records import Reference, Span, Symbol
 from codellama_index.store import Damaged, Store
 
 _MINE = " JOIN worktree w ON w.id = f.worktree AND w.root = ?"
-_DEFINERS = 3  # a name that more files define tells nothing of who uses whom
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +116,32 @@ class Queries:
             rows, wanted = more, wanted * 8
         return found[:limit]
 
-    def edges(self) -> list[tuple[str, str, int]]:
-        """(using file, defining file, uses) for names that few files define."""
-        definers: dict[str, set[str]] = defaultdict(set)
-        for name, path in self._mine(
-            "SELECT s.name, f.path FROM symbol s JOIN file f ON f.blob = s.blob" + _MINE
-        ):
-            definers[name].add(path)
-        rare = {name: paths for name, paths in definers.items() if len(paths) <= _DEFINERS and len(name) > 2}
-        uses: dict[tuple[str, str], int] = defaultdict(int)
-        for path, counts in self.mentions():
-            for name in counts.keys() & rare.keys():
-                for definer in rare[name]:
-                    if definer != path:
-                        uses[path, definer] += counts[name]
-        return [(user, definer, count) for (user, definer), count in sorted(uses.items())]
+    def definitions(self) -> list[tuple[str, str]]:
+        """(name, file) of every definition; names come as often as they are defined."""
+        return self._mine("SELECT s.name, f.path FROM symbol s JOIN file f ON f.blob = s.blob" + _MINE)
+
+    def definers(self, names: Collection[str]) -> list[tuple[str, str, int]]:
+        """(name, file, place in the file's outline) of definitions of exactly these names, unpacked later."""
+        found: list[tuple[str, str, int]] = []
+        wanted = sorted(names)
+        for first in range(0, len(wanted), 500):
+            part = wanted[first : first + 500]
+            found += self._mine(
+                "SELECT s.name, f.path, s.place FROM symbol s JOIN file f ON f.blob = s.blob"
+                + _MINE
+                + f" WHERE s.name IN ({', '.join('?' * len(part))})",
+                *part,
+            )
+        return [row for row in found if row[0] in names]
+
+    def symbol_ranks(self) -> dict[tuple[str, str], float]:
+        """Ranks of the most central symbols by (file, name)."""
+        rows = self._store.rows(
+            "SELECT r.path, r.name, r.rank FROM symbol_rank r JOIN worktree w ON w.id = r.worktree"
+            " WHERE w.root = ?",
+            (self._store.worktree,),
+        )
+        return {(path, name): rank for path, name, rank in rows}
 
     def mentions(self) -> Iterator[tuple[str, dict[str, int]]]:
         """How often each file uses which names."""

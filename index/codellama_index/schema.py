@@ -21,7 +21,7 @@ from codellama_index.languages import languages, query_source
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-SCHEMA = 2
+SCHEMA = 3
 
 TOKENIZER = "porter unicode61"
 DDL = f"""
@@ -41,6 +41,10 @@ CREATE INDEX file_by_blob ON file (blob);
 CREATE TABLE symbol (
     name TEXT NOT NULL COLLATE NOCASE, blob INTEGER NOT NULL REFERENCES blob, place INTEGER NOT NULL,
     PRIMARY KEY (name, blob, place)
+) WITHOUT ROWID;
+CREATE TABLE symbol_rank (
+    worktree INTEGER NOT NULL REFERENCES worktree, path TEXT NOT NULL, name TEXT NOT NULL, rank REAL NOT NULL,
+    PRIMARY KEY (worktree, path, name)
 ) WITHOUT ROWID;
 CREATE TABLE packed (blob INTEGER PRIMARY KEY REFERENCES blob, symbols BLOB NOT NULL, mentions BLOB NOT NULL);
 CREATE TABLE chunk (
@@ -65,6 +69,15 @@ def migration(to: int) -> Callable[[Migration], Migration]:
         return function
 
     return register
+
+
+@migration(to=3)
+def _add_symbol_ranks(connection: "Connection") -> None:
+    """Ranks of symbols; the next sync that ranks fills them."""
+    connection.execute(
+        "CREATE TABLE symbol_rank (worktree INTEGER NOT NULL REFERENCES worktree, path TEXT NOT NULL,"
+        " name TEXT NOT NULL, rank REAL NOT NULL, PRIMARY KEY (worktree, path, name)) WITHOUT ROWID"
+    )
 
 
 def fingerprint() -> str:

@@ -6,11 +6,12 @@ taken the place of theirs. Errors of the disk become StoreError, damage becomes 
 """
 
 import contextlib
+import heapq
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ _BUSY_S = 30.0
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA)
 _CACHE_KIB = 32_000
 _LOG_BYTES = 32_000_000
+# Enough for any map that fits a prompt.
+_RANKED_SYMBOLS = 5_000
 
 T = TypeVar("T")
 
@@ -202,7 +205,8 @@ class Store:
         connection = self._local.writing
         for number, root in connection.execute("SELECT id, root FROM worktree").fetchall():
             if root != self.worktree and not os.path.isdir(root):
-                connection.execute("DELETE FROM file WHERE worktree = ?", (number,))
+                for table in ("file", "symbol_rank"):
+                    connection.execute(f"DELETE FROM {table} WHERE worktree = ?", (number,))
                 connection.execute("DELETE FROM worktree WHERE id = ?", (number,))
         orphans = "SELECT id FROM blob WHERE id NOT IN (SELECT blob FROM file WHERE blob IS NOT NULL)"
         (unused,) = connection.execute(f"SELECT count(*) FROM ({orphans})").fetchone()
@@ -219,12 +223,18 @@ class Store:
         live, given = rows[0] if rows else (0, 0)
         return 1 - live / given if given else 0.0
 
-    def set_ranks(self, ranks: dict[str, float]) -> None:
-        """Stores each file's rank; inside `atomic`."""
-        worktree = self.worktree_id()
-        self._local.writing.executemany(
+    def set_ranks(self, files: Mapping[str, float], symbols: Mapping[tuple[str, str], float]) -> None:
+        """Stores each file's rank, and those of the most central (file, symbol); inside `atomic`."""
+        worktree, connection = self.worktree_id(), self._local.writing
+        connection.executemany(
             "UPDATE file SET rank = ? WHERE worktree = ? AND path = ?",
-            [(rank, worktree, path) for path, rank in ranks.items()],
+            [(rank, worktree, path) for path, rank in files.items()],
+        )
+        best = heapq.nlargest(_RANKED_SYMBOLS, symbols.items(), key=lambda item: item[1])
+        connection.execute("DELETE FROM symbol_rank WHERE worktree = ?", (worktree,))
+        connection.executemany(
+            "INSERT INTO symbol_rank VALUES (?, ?, ?, ?)",
+            [(worktree, path, name, rank) for (path, name), rank in best],
         )
 
     # Connections

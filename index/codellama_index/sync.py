@@ -30,6 +30,7 @@ from codellama_index.walk import FoundFile, refusal, walk
 _BATCH = 64
 # Below this, starting worker processes takes longer than parsing.
 _FEW_FILES = 150
+_RERANK_SHARE = 0.05
 _NOTHING = pack("", Extract((), (), (), ()))
 
 Progress = Callable[[int, int], None]
@@ -61,7 +62,6 @@ def sync(
 ) -> SyncReport:
     """One pass over the tree; `cancelled` is asked between batches, and what is done by then stays."""
     began = time.perf_counter()
-    queries = Queries(store)
     known = store.files()
     found = {file.path: file for file in walk(root)}
     changed = [file for file in found.values() if _changed(file, known)]
@@ -81,7 +81,7 @@ def sync(
     with store.atomic():
         store.unlink(gone)
         if changed or gone:
-            store.set_ranks(page_rank(queries.ranks(), queries.edges()))
+            rank(store, len(changed) + len(gone))
             store.prune()
     return report(store, indexed, time.perf_counter() - began)
 
@@ -95,6 +95,19 @@ def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
             if path in found:
                 _write(store, parse(Job(str(root), found[path])))
         store.unlink(path for path in wanted if path not in found)
+
+
+def rank(store: Store, changed: int) -> None:
+    """Ranks files and symbols anew once enough of them have changed; inside `atomic`.
+
+    A few edits move no rank that anyone would notice, and the graph of a large repository takes a second.
+    """
+    queries = Queries(store)
+    ranks = queries.ranks()
+    if changed <= _RERANK_SHARE * len(ranks) and any(ranks.values()):
+        return
+    fresh = page_rank(ranks, queries.mentions(), queries.definitions())
+    store.set_ranks(fresh.files, fresh.symbols)
 
 
 def report(store: Store, indexed: int, seconds: float) -> SyncReport:
