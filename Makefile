@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := codellama index lsp cli tests
+SOURCES := codellama index lsp cli tests benchmarks
 
 .PHONY: demo test format clean
 
