@@ -100,7 +100,7 @@ def write_meta(
 
     Slices are saved as views, as a naive script leaves them: with strides, inside the storage of the whole.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     head_dim = config.hidden_size // config.num_attention_heads
     tensors: dict[str, tuple[Tensor, int | None]] = {}

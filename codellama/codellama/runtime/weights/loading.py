@@ -81,7 +81,8 @@ def _check_tensors(
 def _load(checkpoint: Checkpoint, info: TensorInfo, device: torch.device, dtype: torch.dtype) -> Tensor:
     tensor = torch.empty(info.shape, device=device, dtype=dtype)
     for place, block in checkpoint.blocks(info):
-        part = block.to(device=device, dtype=dtype)
+        # Converted in place: copies between the weights would leave holes in memory where they were.
+        part = tensor[place].copy_(block)
         # One number that is not finite makes the sum so; a sum may also overflow, then each is looked at.
         if not part.sum().isfinite() and not part.isfinite().all():
             if block.isfinite().all():
@@ -89,5 +90,4 @@ def _load(checkpoint: Checkpoint, info: TensorInfo, device: torch.device, dtype:
                     f"{info.file}: {info.name} holds numbers that {dtype} cannot: choose bfloat16 or float32."
                 )
             raise CheckpointError(f"{info.file}: {info.name} holds NaN or infinite numbers: {AGAIN}")
-        tensor[place] = part
     return tensor

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Format = Literal["hugging-face", "meta", "gguf"]
 
 # Bytes of a tensor that are read at a time: what a load needs beside the weights themselves.
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 4 * 2**20
 
 # The largest index of a Llama (Maverick's) is far below this.
 _MOST_JSON_BYTES = 64 * 2**20
