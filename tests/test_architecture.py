@@ -22,6 +22,7 @@ MODULES = sorted(
 )
 TORCH_FREE = (
     *("errors", "records", "config", "families", "tokenizer", "tokenizer_files", "prompts", "packing"),
+    *("chat", "healing", "prompt_builder"),
     *("locate", "weights.checkpoint", "weights.gguf", "weights.safetensors"),
 )
 
@@ -137,7 +138,7 @@ def test_prompts_are_built_from_ids() -> None:
     users = {name for name, file in MODULES if pieces.search(file.read_text(encoding="utf-8"))}
     assert users <= {"codellama.runtime.families", "codellama.runtime.tokenizer"}
     callers = importers("codellama.runtime.prompts.infill_ids")
-    assert callers <= {"codellama.runtime.engine", "codellama.training.samples"}
+    assert callers <= {"codellama.runtime.prompt_builder", "codellama.training.samples"}
 
 
 def test_nothing_leaves_the_machine() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import torch
 from gguf import GGUFWriter
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import LlamaTokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter, generate_merges
 
 from codellama.runtime import load_tokenizer
@@ -91,7 +92,9 @@ def export_tiktoken(model: Path, file: Path, specials: Sequence[str]) -> Path:
     return file
 
 
-def byte_level_gguf(tokenizer_json: Path, file: Path, pre: str = "llama-bpe") -> Path:
+def byte_level_gguf(
+    tokenizer_json: Path, file: Path, pre: str = "llama-bpe", template: str | None = None
+) -> Path:
     """The vocabulary of a byte-level tokenizer.json in a GGUF file without tensors."""
     data = json.loads(tokenizer_json.read_text())
     texts = data["model"]["vocab"] | {token["content"]: token["id"] for token in data["added_tokens"]}
@@ -105,6 +108,8 @@ def byte_level_gguf(tokenizer_json: Path, file: Path, pre: str = "llama-bpe") ->
     writer.add_token_merges([" ".join(merge) for merge in data["model"]["merges"]])
     writer.add_bos_token_id(texts["<|begin_of_text|>"])
     writer.add_eos_token_id(texts["<|end_of_text|>"])
+    if template is not None:
+        writer.add_chat_template(template)
     return _written(writer, file)
 
 
@@ -152,3 +157,22 @@ def _regex() -> Any:
     from tokenizers import Regex
 
     return Regex(LLAMA3_PATTERN)
+
+
+def write_llama3_chat(folder: Path, positions: int = 4096) -> None:
+    """A tiny random checkpoint in Hugging Face's format that chats as Llama 3 does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = tiny_byte_level(folder / "tokenizer.json", LLAMA3_NAMES, [("a", "b"), ("Ċ", "Ċ")])
+    template = "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>...{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).eval().save_pretrained(folder)

@@ -11,22 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from codellama.runtime.cache import KVCache
+from codellama.runtime.chat import ChatFormat, chat_format
 from codellama.runtime.errors import (
-    ContextTooLong,
-    InfillUnsupported,
     InvalidRequest,
 )
 from codellama.runtime.generation import BLOCK, Cancelled, StreamedText, decode, prefill
+from codellama.runtime.healing import Spelling
 from codellama.runtime.locate import locate
 from codellama.runtime.model import Transformer
-from codellama.runtime.packing import Parts, pack
-from codellama.runtime.prompts import infill_ids
+from codellama.runtime.prompt_builder import Prompt, PromptBuilder
 from codellama.runtime.records import (
     ChatMessage,
     ChatRequest,
@@ -35,7 +33,6 @@ from codellama.runtime.records import (
     FinishReason,
     InfillMode,
     InfillRequest,
-    Packed,
     Piece,
     Request,
     Result,
@@ -48,10 +45,6 @@ from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
 from codellama.runtime.weights.loading import Progress, load_transformer
 
-# Up to here the suffix goes first, so that it stays cached while one types; beyond, the larger part does.
-SPM_TOKENS = 1024
-_CONTROL_IDS = 4  # BOS PRE SUF MID
-
 
 def _never() -> bool:
     return False
@@ -60,10 +53,15 @@ def _never() -> bool:
 class Engine:
     """A loaded model; safe to use from several threads, which take turns."""
 
-    def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, name: str, model: Transformer, tokenizer: Tokenizer, chat: ChatFormat | None = None
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
-        self.config = replace(model.config, can_infill=tokenizer.infill is not None, can_chat=False)
+        self._prompts = PromptBuilder(name, tokenizer, model.config, chat)
+        self.config = replace(
+            model.config, can_infill=self._prompts.can_infill, can_chat=self._prompts.can_chat
+        )
         self._model = model
         self._device = model.embed_tokens.weight.device
         self._cache = self._new_cache(min(2 * BLOCK, self.config.max_context))
@@ -78,20 +76,23 @@ class Engine:
         Raises InvalidRequest, InfillUnsupported or ContextTooLong before anything is generated.
         """
         _check(request)
-        ids, stop_ids, packed = self._prompt(request)
+        prompt = self._prompts.build(request)
         sampler = Sampler(request.sampling, self._device)
-        text = StreamedText(self.tokenizer.decode_continuation, request.stop)
-        run = _Run(stats=Stats(prompt_tokens=len(ids)))
+        run = _Run(prompt, Spelling(self._prompts.index, prompt.healing) if prompt.healing else None)
+        tokenizer = self.tokenizer
+        text = StreamedText(
+            tokenizer.decode if prompt.new_text else tokenizer.decode_continuation, request.stop
+        )
         with self._turn:
             try:
-                logits = self._prefill(ids, request.max_tokens, run, cancelled)
-                yield from self._decode(logits, sampler, text, stop_ids, request, run, cancelled)
+                logits = self._prefill(request.max_tokens, run, cancelled)
+                yield from self._decode(logits, sampler, text, request.max_tokens, run, cancelled)
             except Cancelled:
                 run.reason = "cancelled"
         last = text.finish()
         if last:
             yield Piece(last, ())
-        return Result(text.text, tuple(run.ids), run.reason, run.finished_stats(), packed)
+        return Result(text.text, tuple(run.ids), run.reason, run.finished_stats(), prompt.packed)
 
     def run(self, request: Request, cancelled: Callable[[], bool] = _never) -> Result:
         """The whole of `stream` at once."""
@@ -124,8 +125,7 @@ class Engine:
         self, messages: Sequence[dict[str, str]], max_tokens: int = 256, temperature: float = 0.0
     ) -> Result:
         """Answers the last of `messages`; raises InvalidRequest for models without a chat format."""
-        turns = tuple(ChatMessage(m["role"], m["content"]) for m in messages)
-        return self.run(ChatRequest(turns, max_tokens, Sampling(temperature=temperature)))
+        return self.run(ChatRequest(_turns(messages), max_tokens, Sampling(temperature=temperature)))
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -138,44 +138,32 @@ class Engine:
     def infill_ids(
         self, prefix: str, suffix: str, mode: InfillMode = "auto", extra: Sequence[Extra] = ()
     ) -> list[int]:
-        """The exact prompt of an infill request, BOS included, packed for an answer of 64 tokens."""
-        return self._infill(InfillRequest(prefix, suffix, tuple(extra), mode=mode))[0]
+        """The exact prompt of an infill request, BOS included, packed for an answer of 64 tokens.
 
-    def _prompt(self, request: Request) -> tuple[list[int], frozenset[int], tuple[Packed, ...]]:
-        """Prompt ids, the ids that end the answer, and what became of the extras."""
-        if isinstance(request, InfillRequest):
-            return self._infill(request)
-        if isinstance(request, ChatRequest):
-            raise InvalidRequest(
-                f"The model {self.name} has no chat format: set chat.model to an instruct model."
-            )
-        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(request.prompt)]
-        self._check_length(len(ids), request.max_tokens)
-        return ids, frozenset({self.tokenizer.eos_id}), ()
+        It is the prompt before healing (see `healing`), which happens as it is run.
+        """
+        return self._prompts.build(InfillRequest(prefix, suffix, tuple(extra), mode=mode)).ids
 
-    def _infill(self, request: InfillRequest) -> tuple[list[int], frozenset[int], tuple[Packed, ...]]:
-        room = self.config.max_context - request.max_tokens - _CONTROL_IDS
-        self._check_length(_CONTROL_IDS + 1, request.max_tokens)
-        tokens, bos, eos = self.tokenizer.infill, self.tokenizer.bos_id, self.tokenizer.eos_id
-        suffix = "" if request.mode == "prefix" else request.suffix
-        parts = pack(self.tokenizer, request.prefix, suffix, request.extras, room)
-        head = [i for extra in parts.extras for i in extra]
-        if request.mode == "prefix" or (tokens is None and request.mode == "auto"):
-            return [bos, *head, *parts.prefix], frozenset({eos}), parts.packed
-        if tokens is None:
-            raise InfillUnsupported(
-                f"The model {self.name} was not trained to infill: use mode 'prefix', or a model "
-                "that infills, such as Code Llama 7B or 13B."
-            )
-        mode = _layout(request.mode, parts)
-        ids = infill_ids(tokens, bos, mode, parts.prefix, parts.suffix, parts.extras)
-        return ids, frozenset({tokens.eot, eos}), parts.packed
+    def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The exact prompt of a conversation, BOS included; raises InvalidRequest as `chat` does."""
+        return self._prompts.chat_ids(_turns(messages))
 
-    def _prefill(self, ids: list[int], max_tokens: int, run: "_Run", cancelled: Callable[[], bool]) -> Tensor:
-        """Reuses the cached blocks that `ids` begins with and computes the rest; logits [V]."""
+    def _answered(self, token: int, run: "_Run") -> list[int]:
+        """What of the token is answer: all of it, or as ids of their own what goes beyond a healed prompt."""
+        if run.spelling is None or run.spelling.done:
+            return [token]
+        beyond = run.spelling.push(token)
+        try:
+            return self.tokenizer.encode_continuation(beyond.decode())
+        except UnicodeDecodeError:  # it ends inside a character
+            return self._prompts.index.single_bytes(beyond)
+
+    def _prefill(self, max_tokens: int, run: "_Run", cancelled: Callable[[], bool]) -> Tensor:
+        """Reuses the cached blocks that the prompt begins with and computes the rest; logits [V]."""
         started = time.perf_counter()
+        ids = run.ids_to_run
         shared = _common_length(self._cached, ids[:-1]) // BLOCK * BLOCK
-        self._make_room(len(ids) + max_tokens, shared)
+        self._make_room(len(ids) + run.spelled_bytes + max_tokens, shared)
         self._cache.length = shared
         self._cached = ids[:shared]
         try:
@@ -191,27 +179,31 @@ class Engine:
         logits: Tensor,
         sampler: Sampler,
         text: StreamedText,
-        stop_ids: frozenset[int],
-        request: Request,
+        max_tokens: int,
         run: "_Run",
         cancelled: Callable[[], bool],
     ) -> Generator[Piece, None, None]:
         started = time.perf_counter()
         try:
-            for token, logprob in decode(self._model, self._cache, logits, sampler, cancelled):
+            steps = decode(self._model, self._cache, logits, sampler, cancelled, run.allowed)
+            for token, logprob in steps:
+                ids = self._answered(token, run)
+                if not ids:
+                    continue
                 run.logprobs.append(logprob)
-                if token in stop_ids:
+                if token in run.prompt.stop_ids:
                     run.reason = "stop"
                     return
-                run.ids.append(token)
-                piece = text.push(token)
-                if piece:
-                    yield Piece(piece, (token,))
-                if text.stopped:
-                    run.reason = "stop"
-                    return
-                if len(run.ids) == request.max_tokens:
-                    return
+                for i in ids:
+                    run.ids.append(i)
+                    piece = text.push(i)
+                    if piece:
+                        yield Piece(piece, (i,))
+                    if text.stopped:
+                        run.reason = "stop"
+                        return
+                    if len(run.ids) == max_tokens:
+                        return
         finally:
             run.stats = replace(run.stats, decode_s=time.perf_counter() - started)
 
@@ -228,23 +220,32 @@ class Engine:
     def _new_cache(self, capacity: int) -> KVCache:
         return KVCache(self.config, capacity, self._device, self._model.embed_tokens.weight.dtype)
 
-    def _check_length(self, prompt: int, answer: int) -> None:
-        if prompt + answer > self.config.max_context:
-            raise ContextTooLong(
-                f"The prompt of {prompt} tokens and an answer of {answer} do not fit the "
-                f"{self.config.max_context} tokens of context of the model {self.name}: shorten one "
-                "of them."
-            )
-
 
 class _Run:
     """What one request has come to so far."""
 
-    def __init__(self, stats: Stats) -> None:
-        self.stats = stats
+    def __init__(self, prompt: Prompt, spelling: Spelling | None) -> None:
+        self.prompt = prompt
+        self.spelling = spelling
+        self.stats = Stats(prompt_tokens=len(prompt.ids))
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.reason: FinishReason = "length"
+
+    @property
+    def ids_to_run(self) -> list[int]:
+        """The prompt without the tokens that healing takes back."""
+        healing = self.prompt.healing
+        return self.prompt.ids[: -healing.count] if healing else self.prompt.ids
+
+    @property
+    def spelled_bytes(self) -> int:
+        """The most tokens that may spell the prompt's end again: one for each byte."""
+        return len(self.prompt.healing.text) if self.prompt.healing else 0
+
+    def allowed(self) -> list[int] | None:
+        """The ids that may come next; None for all."""
+        return self.spelling.allowed() if self.spelling else None
 
     def finished_stats(self) -> Stats:
         mean = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
@@ -274,7 +275,7 @@ def load_engine(
     tokenizer = load_tokenizer(path)
     tokenizer.fit(config.vocab_size, str(path))
     model = load_transformer(checkpoint, place, _dtype(dtype, place), progress)
-    return Engine(name, model, tokenizer)
+    return Engine(name, model, tokenizer, chat_format(path, tokenizer, config))
 
 
 def _device(name: str) -> torch.device:
@@ -309,12 +310,8 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-def _layout(mode: InfillMode, parts: Parts) -> Literal["psm", "spm"]:
-    """Depends on the request alone, so that the same request always gets the same prompt."""
-    if mode == "psm" or mode == "spm":  # noqa: PLR1714 - mypy narrows this form only
-        return mode
-    before = len(parts.prefix) + sum(map(len, parts.extras))
-    return "spm" if before <= SPM_TOKENS else "psm"
+def _turns(messages: Sequence[dict[str, str]]) -> tuple[ChatMessage, ...]:
+    return tuple(ChatMessage(m["role"], m["content"]) for m in messages)
 
 
 def _check(request: Request) -> None:
@@ -326,6 +323,7 @@ def _check(request: Request) -> None:
             f"temperature is {sampling.temperature}: give a number from 0 up.",
         ),
         (not 0 < sampling.top_p <= 1, f"top_p is {sampling.top_p}: give more than 0, at most 1."),
+        (not 0 <= sampling.min_p <= 1, f"min_p is {sampling.min_p}: give a number from 0 to 1."),
     ]
     for wrong, message in problems:
         if wrong:

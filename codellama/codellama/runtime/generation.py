@@ -45,10 +45,14 @@ def decode(
     logits: Tensor,
     sampler: Sampler,
     cancelled: Callable[[], bool],
+    allowed: Callable[[], Sequence[int] | None] = lambda: None,
 ) -> Iterator[tuple[int, float]]:
-    """Yields ids with their log-probabilities, without end; raises Cancelled between two of them."""
+    """Yields ids with their log-probabilities, without end; raises Cancelled between two of them.
+
+    `allowed` is asked before each of them for the ids that may come, None for all.
+    """
     while True:
-        token, logprob = sampler.choose(logits)
+        token, logprob = sampler.choose(logits, allowed())
         yield token, logprob
         if cancelled():
             raise Cancelled

@@ -5,7 +5,7 @@ over a long prefix begins at a multiple of 64 lines: while the cursor moves, it 
 line, and the ids before it can be reused. The caller sends the prefix from the start of the file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from codellama.runtime.prompts import extra_text
@@ -30,17 +30,28 @@ class Parts:
     packed: tuple[Packed, ...]
 
 
-def pack(tokenizer: Tokenizer, prefix: str, suffix: str, extras: Sequence[Extra], room: int) -> Parts:
-    """Cuts the three to `room` tokens in all: nearest the cursor first, extras by priority."""
+def pack(
+    tokenizer: Tokenizer,
+    prefix: str,
+    suffix: str,
+    extras: Sequence[Extra],
+    room: int,
+    encode_extra: Callable[[str], list[int]] | None = None,
+) -> Parts:
+    """Cuts the three to `room` tokens in all: nearest the cursor first, extras by priority.
+
+    `encode_extra` stands for the tokenizer's `encode` where extras are cached.
+    """
+    encode_extra = encode_extra or tokenizer.encode
     after = _head(tokenizer, suffix, int(room * SUFFIX_SHARE))
-    encoded = [tokenizer.encode(extra_text(e.filename, e.text)) for e in extras]
+    encoded = [encode_extra(extra_text(e.filename, e.text)) for e in extras]
     left = room - len(after)
     shortest = min((len(ids) for ids in encoded), default=0)
     before = _tail(tokenizer, prefix, left)
     # A prefix that leaves no place for any extra gives up what the extras may claim.
     if encoded and left - len(before) < shortest:
         before = _tail(tokenizer, prefix, int(left * (1 - EXTRAS_SHARE)))
-    kept = _fitting(extras, encoded, min(left - len(before), int(left * EXTRAS_SHARE)))
+    kept = choose(extras, encoded, min(left - len(before), int(left * EXTRAS_SHARE)))
     return Parts(
         prefix=before,
         suffix=after,
@@ -52,7 +63,7 @@ def pack(tokenizer: Tokenizer, prefix: str, suffix: str, extras: Sequence[Extra]
     )
 
 
-def _fitting(extras: Sequence[Extra], encoded: list[list[int]], room: int) -> set[int]:
+def choose(extras: Sequence[Extra], encoded: Sequence[Sequence[int]], room: int) -> set[int]:
     """The places of the extras to keep, the highest priority first; ties in the order given."""
     kept: set[int] = set()
     for n in sorted(range(len(extras)), key=lambda n: (-extras[n].priority, n)):
@@ -74,14 +85,21 @@ def _head(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
 
 def _tail(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
     """The ids of the text's end, begun at a block of 64 lines where that fits the room."""
+    if room <= 0:
+        return []
     lines = text.splitlines(keepends=True)
-    for start in range(0, len(lines), BLOCK_LINES):
-        tail = "".join(lines[start:])
-        if len(tail) > room * _CHARACTERS_PER_TOKEN:
-            continue
-        ids = tokenizer.encode(tail)
-        if len(ids) <= room:
-            return ids
-    last = "".join(lines[-BLOCK_LINES:])[-room * _CHARACTERS_PER_TOKEN :] if room > 0 else ""
-    ids = tokenizer.encode(last)
-    return ids[-room:] if room > 0 else []
+    found: list[int] = []
+    # The first block from which on the text fits, by halving: a long file is encoded a few times only.
+    first, last = 0, len(lines) // BLOCK_LINES + 1
+    while first < last:
+        middle = (first + last) // 2
+        tail = "".join(lines[middle * BLOCK_LINES :])
+        ids = tokenizer.encode(tail) if len(tail) <= room * _CHARACTERS_PER_TOKEN else None
+        if ids is not None and len(ids) <= room:
+            found, last = ids, middle
+        else:
+            first = middle + 1
+    if found or not text:
+        return found
+    end = "".join(lines[-BLOCK_LINES:])[-room * _CHARACTERS_PER_TOKEN :]
+    return tokenizer.encode(end)[-room:]

@@ -22,11 +22,15 @@ class Extra:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; temperature 0 is greedy and ignores the rest."""
+    """How the next token is chosen; temperature 0 is greedy and ignores the rest.
+
+    `min_p` leaves out tokens less likely than this share of the likeliest.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,16 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """Answer the last message, in the model's own chat format."""
+    """Answer the last message, in the model's own chat format.
+
+    `documents` come over-supplied; those that fit head the last message.
+    """
 
     messages: tuple[ChatMessage, ...]
     max_tokens: int = 256
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
+    documents: tuple[Extra, ...] = ()
 
 
 Request = InfillRequest | CompletionRequest | ChatRequest

@@ -1,5 +1,7 @@
 """Chooses the next token from logits."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,15 +13,21 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
         self._temperature = sampling.temperature
-        self._top_p = sampling.top_p
+        self._top_p, self._min_p = sampling.top_p, sampling.min_p
         self._generator = torch.Generator(device=device)
         if sampling.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)
 
-    def choose(self, logits: Tensor) -> tuple[int, float]:
-        """The next id and its log-probability under the model (temperature 1), from logits [V]."""
+    def choose(self, logits: Tensor, allowed: Sequence[int] | None = None) -> tuple[int, float]:
+        """The next id and its log-probability under the model (temperature 1), from logits [V].
+
+        With `allowed` the others are impossible, and the probability is one among the allowed.
+        """
+        if allowed is not None:
+            places = torch.tensor(allowed, device=logits.device)
+            logits = torch.full_like(logits, -torch.inf).scatter(0, places, logits[places])
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         if self._temperature == 0:
             choice = int(logits.argmax())
@@ -27,6 +35,8 @@ class Sampler:
         weights = torch.softmax(logits.float() / self._temperature, dim=-1)
         if self._top_p < 1:
             weights = _nucleus(weights, self._top_p)
+        if self._min_p > 0:  # arXiv 2407.01082
+            weights = weights.masked_fill(weights < self._min_p * weights.max(), 0.0)
         choice = int(torch.multinomial(weights, 1, generator=self._generator))
         return choice, float(logprobs[choice])
 

@@ -52,7 +52,9 @@ def read_infill(body: dict[str, Any]) -> InfillRequest:
     return InfillRequest(
         prefix=_field(body, "input_prefix", str, "") + prompt,
         suffix=_field(body, "input_suffix", str, ""),
-        extras=tuple(_extra(item) for item in _field(body, "input_extra", list, [])),
+        extras=tuple(
+            _extra(item, "input_extra", "filename") for item in _field(body, "input_extra", list, [])
+        ),
         max_tokens=_max_tokens(body, "n_predict", 64),
         mode=mode,  # type: ignore[arg-type] # checked against the literal's values above
         sampling=_sampling(body, temperature=0.0),
@@ -80,7 +82,8 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
     if not messages:
         raise InvalidRequest("messages is empty: give at least one.")
     max_tokens = _max_tokens(body, "max_tokens", 256)
-    return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body))
+    documents = tuple(_extra(item, "documents", "path") for item in _field(body, "documents", list, []))
+    return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body), documents)
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -117,8 +120,13 @@ def request_body(request: Request) -> tuple[str, dict[str, Any]]:
         }
     if isinstance(request, CompletionRequest):
         return "/v1/completions", common | {"prompt": request.prompt, "max_tokens": request.max_tokens}
-    messages = [asdict(message) for message in request.messages]
-    return "/v1/chat/completions", common | {"messages": messages, "max_tokens": request.max_tokens}
+    return "/v1/chat/completions", common | {
+        "messages": [asdict(message) for message in request.messages],
+        "max_tokens": request.max_tokens,
+        "documents": [
+            {"path": d.filename, "text": d.text, "priority": d.priority} for d in request.documents
+        ],
+    }
 
 
 def result_body(result: Result) -> dict[str, Any]:
@@ -167,11 +175,11 @@ def read_error(body: object) -> CodellamaError:
     return (kind if known else ServerError)(str(error.get("message")))  # type: ignore[misc] # checked
 
 
-def _extra(item: object) -> Extra:
+def _extra(item: object, where: str, name: str) -> Extra:
     if not isinstance(item, dict):
-        raise InvalidRequest("input_extra holds something other than objects: give filename and text.")
+        raise InvalidRequest(f"{where} holds something other than objects: give {name} and text.")
     priority = _number(item, "priority", 0.0)
-    return Extra(_field(item, "filename", str, "extra"), _field(item, "text", str, ""), priority)
+    return Extra(_field(item, name, str, "extra"), _field(item, "text", str, ""), priority)
 
 
 def _sampling(body: dict[str, Any], temperature: float) -> Sampling:
@@ -184,6 +192,7 @@ def _sampling(body: dict[str, Any], temperature: float) -> Sampling:
         temperature=_number(body, "temperature", temperature),
         top_p=_number(body, "top_p", 1.0),
         seed=seed,
+        min_p=_number(body, "min_p", 0.0),
     )
 
 
