@@ -3,12 +3,16 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codellama.runtime.errors import CodellamaError
+
+if TYPE_CHECKING:
+    from codellama_index.sync import Step
 
 
 def print_json(data: object) -> None:
@@ -55,17 +59,44 @@ def print_code(text: str, path: str, start_line: int) -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr that a long job moves; nothing where stderr is no terminal."""
+def progress(label: str) -> Iterator[Callable[["Step"], None]]:
+    """A bar on stderr that an index's sync moves; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, of: None
+        yield lambda step: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[files]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        # The path gets what is left of the line and never wraps it.
+        TextColumn(
+            "[dim]{task.fields[path]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task(label, total=None, files="", rate="", path="looking for changes")
+        began = time.monotonic()
+
+        def move(step: "Step") -> None:
+            rate = step.bytes / 1e6 / max(time.monotonic() - began, 0.1)
+            bar.update(
+                task,
+                completed=step.bytes,
+                total=step.all_bytes,
+                files=f"{step.files}/{step.all_files} files",
+                rate=f"{rate:.1f} MB/s",
+                path=escape(step.path),
+            )
+
+        yield move
 
 
 def _write(text: str) -> None:

@@ -105,7 +105,10 @@ class SkippedFile:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a sync found and did: `files` seen, `indexed` parsed anew, source `bytes` in the index."""
+    """What a sync found and did: `files` seen, `indexed` parsed anew, source `bytes` in the index.
+
+    `complete` is false until the tree was gone through once: answers may lack what was not read yet.
+    """
 
     files: int
     indexed: int
@@ -113,6 +116,7 @@ class SyncReport:
     symbols: int
     seconds: float
     bytes: int
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)

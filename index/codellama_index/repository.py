@@ -1,6 +1,5 @@
 """`Index`: one repository, known. The package's front door; the work is done by the modules below it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -13,15 +12,17 @@ from codellama_index import schema
 from codellama_index import sync as syncing
 from codellama_index.errors import NotText, PathNotFound, PositionOutOfRange, StoreError
 from codellama_index.extract import decode
-from codellama_index.place import Place, cache_folder, delete, place_of
+from codellama_index.place import MAX_BYTES, Place, cache_folder, place_of
 from codellama_index.queries import Queries
 from codellama_index.records import Hit, MapEntry, OpenDocument, Reference, Snippet, Symbol, SyncReport
-from codellama_index.store import Damaged, Store, create
+from codellama_index.store import Damaged, Store
+from codellama_index.sync import Progress
 from codellama_index.walk import find_root, git_common_dir
 from codellama_index.words import parts
+from codellama_index.writer import NotNow, Writer
 
 _CONTEXT_DEADLINE_S = 0.1
-_WRITER_WAIT_S = 120.0
+_GARBAGE = 0.67  # deleted chunks that still take room; then a new database is due
 _BYTES_PER_TOKEN = 3  # of a map; a rough figure that errs on the safe side for code
 
 T = TypeVar("T")
@@ -30,18 +31,18 @@ T = TypeVar("T")
 class Index:
     """One worktree's index; any number of threads and processes may read while one syncs."""
 
-    def __init__(self, root: Path, place: Place) -> None:
+    def __init__(self, root: Path, place: Place, max_bytes: int, submodules: bool) -> None:
         self.root = root
         self.place = place
-        self._fingerprint = schema.fingerprint()
-        self._store = Store(self._database, str(root))
-        self._queries = Queries(self._store)
-        self._syncing = threading.Lock()
+        self._max_bytes = max_bytes
+        self._submodules = submodules
+        self._writer = Writer(place, root, schema.fingerprint())
+        self._queries = Queries(self._writer.store)
 
     @property
     def database(self) -> Path | None:
         """The database that is read; None where nothing was built yet."""
-        return self._database()
+        return self._writer.store.path
 
     def __enter__(self) -> "Index":
         return self
@@ -53,32 +54,50 @@ class Index:
 
     def close(self) -> None:
         """Closes the database's connections."""
-        self._store.close()
+        self._writer.store.close()
 
     def sync(
         self,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> SyncReport:
-        """Reads what has changed on disk; `progress(done, of)`. A second writer waits for the first.
+        """Reads what has changed on disk. A second writer waits for the first, unless `cancelled`.
 
         Raises StoreError where the disk is full or the folder cannot be written.
         """
-        return self._writing(lambda: syncing.sync(self._store, self.root, progress, cancelled))
+
+        def work(store: Store) -> SyncReport:
+            return syncing.sync(store, self.root, progress, cancelled, self._submodules)
+
+        try:
+            report = self._writer.run(work, cancelled)
+        except NotNow:
+            return self.status()
+        if report.indexed and report.complete:
+            if self._writer.store.garbage() > _GARBAGE:
+                self._writer.rebuild(work)
+            self._writer.bound(self._max_bytes)
+        return report
 
     def update(self, paths: Iterable[str]) -> None:
         """Re-reads these files now."""
         wanted = list(paths)
-        self._writing(lambda: syncing.sync_files(self._store, self.root, wanted))
+        self._writer.run(lambda store: syncing.sync_files(store, self.root, wanted))
 
     def status(self) -> SyncReport:
         """The index as it stands, without a look at the disk."""
-        return self._reading(lambda: syncing.report(self._store, 0, 0.0))
+        return self._reading(lambda: syncing.report(self._writer.store, 0, 0.0))
+
+    def notes(self) -> list[str]:
+        """What a person should know of the index's place, a sentence each."""
+        newer = self.place.newer(schema.SCHEMA)
+        if not newer:
+            return []
+        return ["A newer codellama keeps an index here too: it is left alone, and this one stands beside it."]
 
     def drop(self) -> int:
         """Deletes the database; the bytes that it held."""
-        self.close()
-        return self._locked(self.place.drop)
+        return self._writer.drop()
 
     def symbols(self, query: str | None = None, limit: int | None = 50) -> list[Symbol]:
         """Definitions by name: the exact name first, then by case, beginning, part; None lists all."""
@@ -201,71 +220,34 @@ class Index:
 
     def _reading(self, query: Callable[[], T]) -> T:
         """Runs a query; a damaged database is built anew, and the query run on that."""
+        path = self.database
         try:
             return query()
         except Damaged:
-            self._writing(lambda: syncing.sync(self._store, self.root))
-            return query()
-
-    def _writing(self, work: Callable[[], T]) -> T:
-        """Runs `work` as the only writer of this index; a damaged database is replaced and it runs again."""
-
-        def write() -> T:
-            if self.place.own(schema.SCHEMA, self._fingerprint) is None:
-                self._begin(1)
-            try:
-                return work()
-            except Damaged:
-                self._replace()
-                return work()
-
+            self._writer.mend(path)
+            self.sync()
         try:
-            return self._locked(write)
+            return query()
         except Damaged as error:
             raise StoreError(
-                f"The index {self.database} is damaged and cannot be rebuilt: run codellama index drop."
+                f"The index in {self.place.folder} is damaged again and again: run codellama index drop, and "
+                "look after the disk."
             ) from error
 
-    def _locked(self, work: Callable[[], T]) -> T:
-        from filelock import Timeout
 
-        self.place.make()
-        try:
-            with self._syncing, self.place.lock("write", _WRITER_WAIT_S):
-                return work()
-        except Timeout as error:
-            raise StoreError(
-                f"Another process has been writing the index for {_WRITER_WAIT_S:.0f} s: "
-                "wait for it, or end it."
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"The index {self.place.folder} cannot be written ({error}): free some space on its disk, or "
-                "make the folder writable."
-            ) from error
-
-    def _begin(self, generation: int) -> None:
-        create(self.place.path(schema.SCHEMA, self._fingerprint, generation), self._fingerprint)
-
-    def _replace(self) -> None:
-        self._store.close()
-        own = self.place.own(schema.SCHEMA, self._fingerprint)
-        self._begin(own.generation + 1 if own else 1)
-        if own:
-            delete(own.path)
-
-    def _database(self) -> Path | None:
-        found = self.place.readable(schema.SCHEMA, self._fingerprint)
-        return found.path if found else None
-
-
-def open_index(path: str | Path, cache_dir: Path | None = None) -> Index:
+def open_index(
+    path: str | Path,
+    cache_dir: Path | None = None,
+    *,
+    max_bytes: int = MAX_BYTES,
+    submodules: bool = True,
+) -> Index:
     """The index of the repository around `path`; nothing is read before `sync`.
 
-    One database per repository in the user's cache folder (or `cache_dir`), shared by its worktrees.
-    Raises RepositoryNotFound or StoreError.
+    One database per repository in the user's cache folder (or `cache_dir`), shared by its worktrees; all
+    indexes there together are kept under `max_bytes`. Raises RepositoryNotFound or StoreError.
     """
     root = find_root(Path(path))
     place = place_of(git_common_dir(root) or root, cache_dir or cache_folder())
     place.make()
-    return Index(root, place)
+    return Index(root, place, max_bytes, submodules)

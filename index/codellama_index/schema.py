@@ -21,12 +21,15 @@ from codellama_index.languages import languages, query_source
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-SCHEMA = 3
+SCHEMA = 4
 
 TOKENIZER = "porter unicode61"
 DDL = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE worktree (id INTEGER PRIMARY KEY, root TEXT NOT NULL UNIQUE);
+CREATE TABLE worktree (
+    id INTEGER PRIMARY KEY, root TEXT NOT NULL UNIQUE, complete INTEGER NOT NULL DEFAULT 0,
+    changed INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE blob (
     id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, skip TEXT NOT NULL,
     imports TEXT NOT NULL, symbols INTEGER NOT NULL, first_chunk INTEGER NOT NULL, chunks INTEGER NOT NULL
@@ -80,6 +83,13 @@ def _add_symbol_ranks(connection: "Connection") -> None:
     )
 
 
+@migration(to=4)
+def _add_progress(connection: "Connection") -> None:
+    """How far a worktree is; what was built before is taken as incomplete, and looked through once more."""
+    for column in ("complete", "changed"):
+        connection.execute(f"ALTER TABLE worktree ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
 def fingerprint() -> str:
     """What a database's content depends on besides the sources: grammars, queries, our code, tokenizer.
 
@@ -91,6 +101,6 @@ def fingerprint() -> str:
         digest.update(query_source(language).encode())
     for wheel in ("python", "javascript", "typescript", "go", "rust"):
         digest.update(importlib.metadata.version(f"tree-sitter-{wheel}").encode())
-    for module in ("extract", "packed", "words"):
+    for module in ("extract", "packed", "refusal", "words"):
         digest.update((files("codellama_index") / f"{module}.py").read_bytes())
     return digest.hexdigest()[:12]

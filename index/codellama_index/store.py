@@ -26,6 +26,7 @@ _BUSY_S = 30.0
 # What a reader may find besides a held lock, and what passes: another process recovers the log or has
 # just closed the last connection.
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA)
+_LOOK_S = 0.1
 _CACHE_KIB = 32_000
 _LOG_BYTES = 32_000_000
 # Enough for any map that fits a prompt.
@@ -48,6 +49,15 @@ class StoredFile:
     ctime_ns: int
     inode: int
     skip: str
+    blob: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Whether this worktree was gone through once, and how many files changed since ranks were made."""
+
+    complete: bool
+    changed: int
 
 
 @dataclass(slots=True)
@@ -56,6 +66,7 @@ class _Connections:
 
     path: Path
     inode: int
+    looked: float = 0.0
     reader: sqlite3.Connection | None = None
     writer: sqlite3.Connection | None = None
 
@@ -116,6 +127,18 @@ class Store:
                     connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 connections.writer.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
 
+    def compact(self) -> None:
+        """Merges the full-text tables and gives free pages back: a first build leaves a tenth too much.
+
+        Skipped where a reader is in the way.
+        """
+        with self._translated(), contextlib.suppress(sqlite3.OperationalError):
+            connections = self._connections()
+            if connections is not None and connections.writer is not None:
+                for table in ("text", "mention"):
+                    connections.writer.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+                connections.writer.execute("VACUUM")
+
     def close(self) -> None:
         """Closes the connections of all threads; later use opens new ones."""
         self._generation += 1
@@ -128,16 +151,16 @@ class Store:
     def files(self) -> dict[str, StoredFile]:
         """All files of this worktree by path."""
         rows = self.rows(
-            "SELECT path, size, mtime_ns, ctime_ns, inode, f.skip FROM file f"
+            "SELECT path, size, mtime_ns, ctime_ns, inode, skip, blob FROM file f"
             " JOIN worktree w ON w.id = f.worktree WHERE w.root = ?",
             (self.worktree,),
         )
         return {row[0]: StoredFile(*row) for row in rows}
 
-    def blob_of(self, digest: bytes) -> int | None:
-        """The id of a content."""
-        rows = self.rows("SELECT id FROM blob WHERE hash = ?", (digest,))
-        return rows[0][0] if rows else None
+    def blob_of(self, digest: bytes) -> tuple[int, str] | None:
+        """The id of a content, and why it is left out ("" if it is not)."""
+        rows = self.rows("SELECT id, skip FROM blob WHERE hash = ?", (digest,))
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def add_blob(self, digest: bytes, skip: str, packed: Packed) -> int:
         """Stores what was extracted from a content; inside `atomic`."""
@@ -197,6 +220,23 @@ class Store:
         number: int = self._local.worktree
         return number
 
+    def state(self) -> State:
+        """How this worktree stands."""
+        rows = self.rows("SELECT complete, changed FROM worktree WHERE root = ?", (self.worktree,))
+        return State(bool(rows[0][0]), rows[0][1]) if rows else State(complete=False, changed=0)
+
+    def note_changes(self, count: int) -> None:
+        """Notes that so many files have other contents than when ranks were made; inside `atomic`."""
+        self._local.writing.execute(
+            "UPDATE worktree SET changed = changed + ? WHERE id = ?", (count, self.worktree_id())
+        )
+
+    def ranked(self) -> None:
+        """Notes that the whole worktree was gone through, and that its ranks are as they should be."""
+        self._local.writing.execute(
+            "UPDATE worktree SET complete = 1, changed = 0 WHERE id = ?", (self.worktree_id(),)
+        )
+
     def prune(self) -> None:
         """Forgets worktrees that are gone, and contents of no file once they outnumber the others.
 
@@ -239,7 +279,12 @@ class Store:
 
     # Connections
 
-    def _connections(self) -> _Connections | None:
+    def _connections(self, exact: bool = True) -> _Connections | None:
+        """This thread's connections; a reader may go on for a moment with a database that was replaced."""
+        held: _Connections | None = getattr(self._local, "connections", None)
+        current = getattr(self._local, "generation", -1) == self._generation
+        if held is not None and current and not exact and time.monotonic() - held.looked < _LOOK_S:
+            return held
         path = self._find()
         if path is None:
             return None
@@ -247,15 +292,14 @@ class Store:
             inode = path.stat().st_ino
         except FileNotFoundError:
             return None
-        held: _Connections | None = getattr(self._local, "connections", None)
-        current = getattr(self._local, "generation", -1) == self._generation
         if held is None or not current or (held.path, held.inode) != (path, inode):
             held = self._local.connections = _Connections(path, inode)
             self._local.generation = self._generation
+        held.looked = time.monotonic()
         return held
 
     def _reader(self) -> sqlite3.Connection | None:
-        connections = self._connections()
+        connections = self._connections(exact=False)
         if connections is None:
             return None
         if connections.reader is None:

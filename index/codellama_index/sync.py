@@ -1,57 +1,44 @@
 """Brings the store up to date with the disk: what `stat` says has changed is read, the rest left alone.
 
-Parsing many files goes to worker processes (tree-sitter holds the interpreter's lock while it parses);
-this process alone writes. Work is committed every few files, so a killed build goes on where it was.
+Many files, and large ones, are parsed by worker processes; this process alone writes. Work is committed
+at least once a second, so a killed build goes on where it was.
 """
 
-import hashlib
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import connection, resource_tracker
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codellama_index.extract import Extract, decode, extract
-from codellama_index.packed import Packed, pack
 from codellama_index.queries import Queries
 from codellama_index.rank import page_rank
 from codellama_index.records import SkippedFile, SyncReport
 from codellama_index.store import Store, StoredFile
-from codellama_index.walk import FoundFile, refusal, walk
+from codellama_index.walk import FoundFile, look, walk
+from codellama_index.workers import DEADLINE_S, NOTHING, Parsed, Pool, digest_of, parse
 
-_BATCH = 64
-# Below this, starting worker processes takes longer than parsing.
-_FEW_FILES = 150
+_COMMIT_S = 0.5
+_COMMIT_BYTES = 4_000_000
+# Up to here parsing takes less time than a worker's start; a file of this size cannot keep us for long.
+_FEW_FILES = 24
+_SMALL_BYTES = 64_000
 _RERANK_SHARE = 0.05
-_NOTHING = pack("", Extract((), (), (), ()))
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A file to read and parse, in whichever process."""
-
-    root: str
-    file: FoundFile
+# A file that was changed just before it was looked at may change again without a trace in its times,
+# which move in ticks of some milliseconds: it is looked at again.
+_TICK_NS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """What became of a Job; `digest` is empty where nothing could be read."""
+class Step:
+    """How far a sync is: files and bytes done and in all, and the path that was done last."""
 
-    file: FoundFile
-    digest: bytes
-    skip: str
-    packed: Packed
+    files: int
+    all_files: int
+    bytes: int
+    all_bytes: int
+    path: str
+
+
+Progress = Callable[[Step], None]
 
 
 def sync(
@@ -59,55 +46,47 @@ def sync(
     root: Path,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    submodules: bool = True,
+    deadline_s: float = DEADLINE_S,
 ) -> SyncReport:
-    """One pass over the tree; `cancelled` is asked between batches, and what is done by then stays."""
+    """One pass over the tree; `cancelled` is asked after each file, and what is done by then stays."""
     began = time.perf_counter()
     known = store.files()
-    found = {file.path: file for file in walk(root)}
+    now = time.time_ns()
+    found = {file.path: file for file in walk(root, submodules)}
     changed = [file for file in found.values() if _changed(file, known)]
     gone = [path for path in known if path not in found]
+    counted = _Counted(changed, progress)
     indexed = 0
-    done = 0
-    parsed = _parsed(root, changed)
-    while batch := tuple(islice(parsed, _BATCH)):
+    results = counted.until(_parsed(store, root, changed, deadline_s), cancelled)
+    for batch in _batches(results):
+        indexed += _write(store, batch, known, now)
+    if gone:
         with store.atomic():
-            for item in batch:
-                indexed += _write(store, item)
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(changed))
-        if cancelled is not None and cancelled():
-            break
-    with store.atomic():
-        store.unlink(gone)
-        if changed or gone:
-            rank(store, len(changed) + len(gone))
-            store.prune()
+            store.unlink(gone)
+            store.note_changes(len(gone))
+    stopped = counted.files < len(changed) or (cancelled is not None and cancelled())
+    if not stopped:
+        _finish(store)
+    if changed or gone:
+        store.checkpoint()
     return report(store, indexed, time.perf_counter() - began)
 
 
 def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
-    """Re-reads these files now, such as one that an editor has saved; ranks stay as they are."""
-    found = {file.path: file for file in walk(root)}
+    """Re-reads these files and folders now, such as a file that was saved; ranks stay as they are."""
     wanted = list(paths)
-    with store.atomic():
-        for path in wanted:
-            if path in found:
-                _write(store, parse(Job(str(root), found[path])))
-        store.unlink(path for path in wanted if path not in found)
-
-
-def rank(store: Store, changed: int) -> None:
-    """Ranks files and symbols anew once enough of them have changed; inside `atomic`.
-
-    A few edits move no rank that anyone would notice, and the graph of a large repository takes a second.
-    """
-    queries = Queries(store)
-    ranks = queries.ranks()
-    if changed <= _RERANK_SHARE * len(ranks) and any(ranks.values()):
-        return
-    fresh = page_rank(ranks, queries.mentions(), queries.definitions())
-    store.set_ranks(fresh.files, fresh.symbols)
+    known = store.files()
+    now = time.time_ns()
+    found = look(root, wanted, known)
+    _write(store, list(_parsed(store, root, found)), known, now)
+    there = {file.path for file in found}
+    inside = tuple(f"{path}/" for path in wanted if path not in there)
+    gone = [path for path in known if path not in there and (path in wanted or path.startswith(inside))]
+    if gone:
+        with store.atomic():
+            store.unlink(gone)
+            store.note_changes(len(gone))
 
 
 def report(store: Store, indexed: int, seconds: float) -> SyncReport:
@@ -115,26 +94,31 @@ def report(store: Store, indexed: int, seconds: float) -> SyncReport:
     files = store.files()
     symbols, size = Queries(store).totals()
     skipped = tuple(SkippedFile(file.path, file.skip) for file in files.values() if file.skip)
-    return SyncReport(len(files), indexed, skipped, symbols, seconds, size)
+    return SyncReport(len(files), indexed, skipped, symbols, seconds, size, store.state().complete)
 
 
-def parse(job: Job) -> Parsed:
-    """Reads and parses one file; never raises for what a file may hold."""
-    file = job.file
-    if file.skip:
-        return Parsed(file, b"", file.skip, _NOTHING)
-    try:
-        content = (Path(job.root) / file.path).read_bytes()
-    except OSError as error:
-        return Parsed(file, b"", f"unreadable: {error.strerror}", _NOTHING)
-    # The suffix is part of the key: the same bytes are other symbols in another language.
-    suffix = os.path.splitext(file.path)[1].lower().encode("utf-8", "replace")
-    digest = hashlib.blake2b(content, digest_size=20, person=suffix[:16]).digest()
-    text = decode(content)
-    skip = refusal(file.path, text)
-    if skip or text is None:
-        return Parsed(file, digest, skip, _NOTHING)
-    return Parsed(file, digest, "", pack(text, extract(file.path, text)))
+class _Counted:
+    """Tells of each file that is done."""
+
+    def __init__(self, files: list[FoundFile], progress: Progress | None) -> None:
+        self.files = 0
+        self._all_files = len(files)
+        self._bytes = 0
+        self._all_bytes = sum(file.size for file in files)
+        self._progress = progress
+
+    def until(self, results: Iterator[Parsed], cancelled: Callable[[], bool] | None) -> Iterator[Parsed]:
+        """Passes the results on, telling of each, until `cancelled`."""
+        for item in results:
+            yield item
+            self.files += 1
+            self._bytes += item.file.size
+            if self._progress is not None:
+                self._progress(
+                    Step(self.files, self._all_files, self._bytes, self._all_bytes, item.file.path)
+                )
+            if cancelled is not None and cancelled():
+                break
 
 
 def _changed(file: FoundFile, known: dict[str, StoredFile]) -> bool:
@@ -144,59 +128,98 @@ def _changed(file: FoundFile, known: dict[str, StoredFile]) -> bool:
     )
 
 
-def _write(store: Store, item: Parsed) -> int:
-    """Stores one file; 1 if its content was new to the index."""
-    if not item.digest:
-        store.link(item.file, None, item.skip)
+def _parsed(
+    store: Store,
+    root: Path,
+    files: list[FoundFile],
+    deadline_s: float = DEADLINE_S,
+) -> Iterator[Parsed]:
+    """The files' results: contents that are stored already are only linked, few small files are parsed
+    here, the others by workers."""
+    tree = str(root)
+    unknown: list[FoundFile] = []
+    stored_any = bool(store.rows("SELECT 1 FROM blob LIMIT 1"))
+    for file in files:
+        digest = digest_of(tree, file.path) if stored_any and not file.skip else b""
+        stored = store.blob_of(digest) if digest else None
+        if stored is not None:
+            yield Parsed(file, digest, stored[1], NOTHING)
+        elif file.skip:
+            yield parse(tree, file)
+        else:
+            unknown.append(file)
+    few = len(unknown) <= _FEW_FILES
+    there = []
+    for file in unknown:
+        if few and file.size <= _SMALL_BYTES:
+            yield parse(tree, file)
+        else:
+            there.append(file)
+    if there:
+        with Pool(root, deadline_s=deadline_s) as pool:
+            yield from pool.parse(there)
+
+
+def _batches(results: Iterator[Parsed]) -> Iterator[list[Parsed]]:
+    """Results as they are to be committed: by time, and by size."""
+    batch: list[Parsed] = []
+    began, size = time.monotonic(), 0
+    for item in results:
+        batch.append(item)
+        size += item.file.size
+        if size >= _COMMIT_BYTES or time.monotonic() - began >= _COMMIT_S:
+            yield batch
+            batch = []
+            began, size = time.monotonic(), 0
+    if batch:
+        yield batch
+
+
+def _write(store: Store, batch: list[Parsed], known: dict[str, StoredFile], now: int) -> int:
+    """Stores what was parsed; how many contents were new to the index."""
+    if not batch:
         return 0
-    known = store.blob_of(item.digest)
-    blob = known if known is not None else store.add_blob(item.digest, item.skip, item.packed)
-    store.link(item.file, blob, item.skip)
-    return 0 if known is not None or item.skip else 1
+    indexed = changes = 0
+    with store.atomic():
+        for item in batch:
+            if item.gone:
+                continue  # the next walk will not find it
+            stored = store.blob_of(item.digest) if item.digest else None
+            blob = stored[0] if stored else None
+            if blob is None and item.digest:
+                blob = store.add_blob(item.digest, item.skip, item.packed)
+                indexed += not item.skip
+            old = known.get(item.file.path)
+            changes += old is None or old.blob != blob
+            store.link(_settled(item.file, now), blob, item.skip)
+        if changes:
+            store.note_changes(changes)
+    return indexed
 
 
-def _parsed(root: Path, files: list[FoundFile]) -> Iterator[Parsed]:
-    jobs = [Job(str(root), file) for file in files]
-    if len(jobs) < _FEW_FILES:
-        yield from map(parse, jobs)
+def _settled(file: FoundFile, now: int) -> FoundFile:
+    """The file as it is to be remembered: one that may still change unseen is to differ next time."""
+    if max(file.mtime_ns, file.ctime_ns) < now - _TICK_NS:
+        return file
+    return replace(file, ctime_ns=-1)
+
+
+def _finish(store: Store) -> None:
+    """What is due after a whole pass: ranks once enough contents have changed, old contents thrown out.
+
+    A few edits move no rank that anyone would notice, and the graph of a large repository takes a second.
+    """
+    state = store.state()
+    queries = Queries(store)
+    ranks = queries.ranks() if state.changed or not state.complete else {}
+    due = not state.complete or state.changed > _RERANK_SHARE * len(ranks)
+    if state.complete and not state.changed:
         return
-    # Spawned, not forked: forking a process with threads (an editor's server) may deadlock.
-    workers = min(os.cpu_count() or 1, 8)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_with_parent) as pool:
-        for start in range(0, len(jobs), 8 * _BATCH):
-            part = jobs[start : start + 8 * _BATCH]
-            try:
-                with _interrupts_blocked():  # jobs start the processes as they come in
-                    parsing = pool.map(parse, part, chunksize=16)
-                yield from parsing
-            except BrokenProcessPool:
-                # A grammar crashed on one of them: none of this part is worth the whole index.
-                yield from (Parsed(job.file, b"", "crashed its parser", _NOTHING) for job in part)
-                return
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, which a terminal sends to all: this one ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # it would start in here otherwise, and unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_with_parent() -> None:
-    """In a worker: ends it when the process that wants its work has ended, however that came about."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
+    fresh = page_rank(ranks, queries.mentions(), queries.definitions()) if due else None
+    with store.atomic():
+        if fresh is not None:
+            store.set_ranks(fresh.files, fresh.symbols)
+            store.ranked()
+        store.prune()
+    if not state.complete:
+        store.compact()

@@ -18,6 +18,7 @@ from codellama_lsp.status import StatusBoard
 
 if TYPE_CHECKING:
     from codellama_index import Index
+    from codellama_index.sync import Step
 
 T = TypeVar("T")
 
@@ -117,12 +118,12 @@ class Folders:
             bar.report(percent, message)
             self._status.indexing(str(folder.root), percent)
 
-        def progress(done: int, total: int) -> None:
+        def progress(step: "Step") -> None:
             nonlocal shown
-            percent = 100 * done // max(total, 1)
+            percent = 100 * step.bytes // max(step.all_bytes, 1)
             if percent != shown:  # a notification per file would flood the editor
                 shown = percent
-                loop.call_soon_threadsafe(show, percent, f"{done} of {total} files")
+                loop.call_soon_threadsafe(show, percent, f"{step.files} of {step.all_files} files")
 
         def cancelled() -> bool:
             return folder.stop.is_set() or bar.cancelled()
