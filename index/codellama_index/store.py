@@ -162,6 +162,10 @@ class Store:
         rows = self.rows("SELECT id, skip FROM blob WHERE hash = ?", (digest,))
         return (rows[0][0], rows[0][1]) if rows else None
 
+    def is_empty(self) -> bool:
+        """Whether no content is stored at all, so that looking for one is in vain."""
+        return not self.rows("SELECT 1 FROM blob LIMIT 1")
+
     def add_blob(self, digest: bytes, skip: str, packed: Packed) -> int:
         """Stores what was extracted from a content; inside `atomic`."""
         connection = self._local.writing

@@ -138,9 +138,9 @@ def _parsed(
     here, the others by workers."""
     tree = str(root)
     unknown: list[FoundFile] = []
-    stored_any = bool(store.rows("SELECT 1 FROM blob LIMIT 1"))
+    empty = store.is_empty()
     for file in files:
-        digest = digest_of(tree, file.path) if stored_any and not file.skip else b""
+        digest = digest_of(tree, file.path) if not empty and not file.skip else b""
         stored = store.blob_of(digest) if digest else None
         if stored is not None:
             yield Parsed(file, digest, stored[1], NOTHING)

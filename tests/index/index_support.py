@@ -24,5 +24,5 @@ def facts(index: Index) -> dict[str, object]:
         "bytes": report.bytes,
         "symbols": symbols,
         "references": {name: index.references(name) for name in some},
-        "search": {name: sorted((h.path, h.start_line) for h in index.search(name, 500)) for name in some},
+        "search": {name: sorted((h.path, h.start_line) for h in index.search(name, 10_000)) for name in some},
     }

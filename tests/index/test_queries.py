@@ -69,14 +69,14 @@ def test_references(own: Index) -> None:
 def test_context_brings_imported_definitions(own: Index) -> None:
     """Names that the file imports bring their definitions, from other files only, within the budget."""
     path = "index/codellama_index/sync.py"
-    text = own.read(path)
-    offset = text.encode().rindex(b"page_rank(") + len("page_rank(")
-    snippets = own.context(path, offset)
+    text = "from codellama_index.rank import page_rank\n\nranks = page_rank("
+    offset = len(text)
+    snippets = own.context(path, offset, text)
     assert "index/codellama_index/rank.py" in {s.path for s in snippets}
     assert path not in {s.path for s in snippets}
     assert sum(len(s.text.encode()) for s in snippets) <= 6144
     assert snippets == sorted(snippets, key=lambda s: (s.path, s.start_line))
-    assert own.context(path, offset, budget_bytes=0) == []
+    assert own.context(path, offset, text, budget_bytes=0) == []
 
 
 def test_open_buffers_lie_over_the_index(own: Index) -> None:
