@@ -11,6 +11,7 @@ from codellama_cli.doctor import doctor
 from codellama_cli.index import index
 from codellama_cli.infill import infill
 from codellama_cli.lsp import lsp
+from codellama_cli.models import models
 from codellama_cli.serve import serve
 from codellama_cli.settings import config
 
@@ -46,4 +47,5 @@ def codellama_command(
 for command in (ask, complete, infill, serve, lsp, doctor):
     app.command()(command)
 app.add_typer(index, name="index")
+app.add_typer(models, name="models")
 app.add_typer(config, name="config")

@@ -23,6 +23,7 @@ DEFAULTS: dict[str, str | int | float] = {
     "completion.max_tokens": 64,
     "completion.budget_bytes": 6144,
     "chat.model": "",
+    "models.folder": "",
     "engine.device": "auto",
     "engine.dtype": "auto",
     "engine.max_context": 0,

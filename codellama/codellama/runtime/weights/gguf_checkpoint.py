@@ -37,6 +37,7 @@ _INNER = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+FAMILY_KEY = "codellama.family"  # ours: GGUF has no word for what a Llama is a member of
 _DIVISORS = "rope_freqs.weight"
 # What the gguf package dequantises and we have checked.
 _QUANTISED = ("Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
@@ -132,6 +133,7 @@ class _Description:
             tie_embeddings="output.weight" not in self._stored,
             attention_bias="blk.0.attn_q.bias" in self._stored,
             mlp_bias="blk.0.ffn_up.bias" in self._stored,
+            family=str(self._metadata.get(FAMILY_KEY, "llama")),
         )
 
     def _number(self, key: str, default: float | None = None) -> float:

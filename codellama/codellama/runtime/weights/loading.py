@@ -28,17 +28,12 @@ def load_transformer(
 
     Raises CheckpointError naming file and tensor. Needs little more memory than the weights themselves.
     """
-    found = {info.name.removeprefix("model."): info for info in checkpoint.infos()}
-    _check_sizes(checkpoint, found)
-    with torch.device("meta"):
-        model = Transformer(checkpoint.config)
-    wanted = dict(model.named_parameters())
-    _check_tensors(checkpoint, found, wanted)
-    total = sum(parameter.numel() for parameter in wanted.values()) * dtype.itemsize
+    model, infos = outline(checkpoint)
+    total = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     loaded: dict[str, Tensor] = {}
     done = 0
-    for name in wanted:
-        loaded[name] = _load(checkpoint, found[name], device, dtype)
+    for name, info in infos.items():
+        loaded[name] = load_tensor(checkpoint, info, device, dtype)
         done += loaded[name].nbytes
         if progress:
             progress(done, total)
@@ -46,6 +41,20 @@ def load_transformer(
     if checkpoint.config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model.to(device).eval().requires_grad_(False)
+
+
+def outline(checkpoint: Checkpoint) -> tuple[Transformer, dict[str, TensorInfo]]:
+    """The model without its weights, on the device `meta`, and where each of its parameters is read from.
+
+    Raises CheckpointError where one is missing or has another shape.
+    """
+    found = {info.name.removeprefix("model."): info for info in checkpoint.infos()}
+    _check_sizes(checkpoint, found)
+    with torch.device("meta"):
+        model = Transformer(checkpoint.config)
+    wanted = dict(model.named_parameters())
+    _check_tensors(checkpoint, found, wanted)
+    return model, {name: found[name] for name in wanted}
 
 
 def _check_sizes(checkpoint: Checkpoint, found: Mapping[str, TensorInfo]) -> None:
@@ -78,7 +87,8 @@ def _check_tensors(
             )
 
 
-def _load(checkpoint: Checkpoint, info: TensorInfo, device: torch.device, dtype: torch.dtype) -> Tensor:
+def load_tensor(checkpoint: Checkpoint, info: TensorInfo, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One tensor on `device` in `dtype`; raises CheckpointError where a number is none, or beyond `dtype`."""
     tensor = torch.empty(info.shape, device=device, dtype=dtype)
     for place, block in checkpoint.blocks(info):
         # Converted in place: copies between the weights would leave holes in memory where they were.

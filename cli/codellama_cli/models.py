@@ -1,0 +1,90 @@
+"""`codellama models`: which models there are, and from one format to another."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codellama_cli.ask import Json
+
+if TYPE_CHECKING:
+    from codellama.runtime.config import ModelConfig
+
+models = typer.Typer(no_args_is_help=True, help="Models: which there are, and from format to format.")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A model as the list tells it; `path` is None where it is not on this machine."""
+
+    name: str
+    family: str
+    parameters: int
+    context: int
+    infill: bool
+    path: str | None
+
+
+@models.command("list")
+def list_(json: Json = False) -> None:
+    """List the models on this machine, then those of the Llama family that are not.
+
+    Example: codellama models list
+    """
+    from codellama.runtime.catalogue import known_models
+    from codellama.runtime.inventory import local_models, missing
+    from codellama_cli import output, repository
+
+    folder = repository.settings_for(None).text("models.folder")
+    local = list(local_models(Path(folder).expanduser() if folder else None, output.warn))
+    known = known_models()
+    families = {model.name: model.family for model in known}
+    rows = [
+        _row(m.name, families.get(m.name, m.config.family), m.config, m.infill, str(m.path)) for m in local
+    ]
+    rows += [_row(m.name, m.family, m.shape, m.infill, None) for m in missing(known, local)]
+    if json:
+        output.print_json(rows)
+        return
+    for row in rows:
+        infill, where = "infills" if row.infill else "", row.path or "not on this machine"
+        output.print_text(f"{row.name:45} {_size(row.parameters):>7} {row.context:>9,} {infill:7} {where}")
+
+
+@models.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A model: pocket, a folder or a .gguf file.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A name that ends in .gguf, or a folder to make.")
+    ],
+    type_: Annotated[
+        str | None, typer.Option("--type", help="f32, f16, bf16; for .gguf also q8_0, q4_0. Default: as SRC.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier model.")] = False,
+    json: Json = False,
+) -> None:
+    """Convert a model between formats: Hugging Face folders and GGUF files, from those and Meta's.
+
+    Example: codellama models convert pocket pocket.gguf --type q8_0
+    """
+    from codellama.runtime.locate import locate
+    from codellama_cli import output
+
+    path = locate(source)
+    with output.progress("converting") as move:
+        from codellama.runtime.weights.convert import convert as run
+
+        written = run(path, destination.expanduser(), type_, force=force, progress=move)
+    if json:
+        output.print_json(written)
+    else:
+        output.print_text(f"{written.path}: {written.format}, {written.type}, {written.bytes / 1e6:,.1f} MB")
+
+
+def _row(name: str, family: str, config: "ModelConfig", infill: str, path: str | None) -> Row:
+    return Row(name, family, config.parameters, config.max_context, infill == "yes", path)
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
