@@ -33,7 +33,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One definition: `line` is the line of its name, `start_line` to `end_line` the whole of it.
+    """One definition: `line` is the line of its name, `start_line` to `end_line` the whole of it, with the
+    documentation and the decorators in front; `span` likewise.
 
     `scope` is the dotted path of what encloses it ("" at the top), `signature` its head on one line,
     `docstring` its documentation without quotes or comment marks ("" where there is none).

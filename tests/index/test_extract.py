@@ -1,118 +1,62 @@
 """What is read out of source text, language by language."""
 
+from pathlib import Path
+
 import pytest
 from conftest import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama_index.extract import decode, extract
+from codellama_index.extract import CHUNK_LINES, Extract, decode, extract
+from codellama_index.languages import languages
 
-SOURCES = {
-    "sample.py": '''"""Module."""
-import os
-from typing import Any as Anything
-
-LIMIT = 3
-__version__ = "1"
-
-
-@decorated
-class Box(Base):
-    """A box."""
-
-    size: int = 0
-
-    def open(self, lid: Any) -> None:
-        """Opens it.
-
-        With care.
-        """
-        local = 1
-        self.lid = lid
-
-        def inner() -> int:
-            return local
-
-    @property
-    def lid(self): return os.path
-
-
-async def fetch(url): ...
-''',
-    "sample.js": """import React, { useState as state } from "react";
-/** Adds. */
-export function add(a, b) { const local = a; return local + b; }
-const twice = (x) => add(x, x);
-class Point { constructor(x) { this.x = x; } get norm() { return Math.abs(this.x); } #hidden() {} }
-module.exports.later = function () {};
-const table = { run() {}, walk: () => 1 };
-let count = 0;
-""",
-    "sample.ts": """/** Retry policy. */
-export interface Retry { delay: number; next(attempt: number): void }
-type Name = string;
-enum Level { Low, High }
-export default abstract class Job<T> extends Base { private size = 1; abstract go(): void; async run() {} }
-declare function outside(a: number): string;
-namespace Inner { export const x = 1; }
-""",
-    "sample.go": """package sample
-
-// Max is the limit.
-const Max = 3
-
-var total, other int
-
-// Box holds.
-type Box struct { Size int }
-
-type Shape interface { Area() float64 }
-
-type ID = string
-
-// Open opens.
-func (b *Box) Open(force bool) error { local := 1; _ = local; return nil }
-
-func New() *Box { return &Box{} }
-""",
-    "sample.rs": """//! Crate.
-use std::collections::{HashMap, HashSet};
-
-/// A box.
-pub struct Box1 { size: u32 }
-impl<T> Trait for Box1 { fn open(&self) -> u32 { let local = 1; local } }
-pub trait Trait { fn open(&self) -> u32; }
-enum Level { Low, High(u8) }
-const MAX: u32 = 3;
-static mut COUNT: u32 = 0;
-type Alias = HashMap<u8, u8>;
-macro_rules! twice { ($x:expr) => { $x + $x } }
-mod inner { pub fn deep() {} }
-""",
+SAMPLES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in sorted((Path(__file__).parents[1] / "data" / "extract").glob("sample.*"))
+    if path.suffix != ".txt"
 }
+# What the samples call their locals and parameters.
+LOCALS = {"local", "local_too", "hidden", "parameter", "force", "item"}
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_symbols_of_each_language(name: str, golden: Golden) -> None:
-    """Definitions with kind, scope, lines, signature and docstring; locals and parameters are none."""
-    found = extract(name, SOURCES[name])
+def outline(found: Extract) -> str:
     rows = [
         f"{s.line}:{s.start_line}-{s.end_line} {s.kind} {s.scope}|{s.name}"
         f" :: {s.signature} :: {s.docstring!r}"
         for s in found.symbols
     ]
-    rows.append("imports " + " ".join(found.imports))
+    rows.append("imports " + " ".join(sorted(found.imports)))
     rows.append("references " + " ".join(dict.fromkeys(m.name for m in found.references)))
-    golden.check(f"extract/{name}.txt", "\n".join(rows) + "\n")
-    assert "local" not in {s.name for s in found.symbols}
+    rows += [f"chunk {c.start_line}-{c.end_line} {c.name}" for c in found.chunks]
+    return "\n".join(rows) + "\n"
 
 
-@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=300), st.sampled_from(sorted(SOURCES)))
-@settings(max_examples=150, deadline=None)
-def test_any_text_is_read(noise: str, name: str) -> None:
-    """Broken source never raises; every span lies in the text and holds what it says."""
-    text = SOURCES[name][: len(noise) * 3] + noise
-    found = extract(name, text)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_symbols_of_each_language(name: str, golden: Golden) -> None:
+    """Definitions with kind, scope, lines, signature and docstring; imports, references and chunks."""
+    found = extract(name, SAMPLES[name])
+    golden.check(f"extract/{name}.txt", outline(found))
+    if name not in ("sample.json", "sample.yaml", "sample.toml"):
+        assert not LOCALS & {s.name for s in found.symbols}
+
+
+def test_every_language_has_a_sample() -> None:
+    """No language comes without a golden outline."""
+    assert len(SAMPLES) == len(languages())
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_line_breaks_do_not_matter(name: str) -> None:
+    """CRLF and LF give the same symbols, at the same lines."""
+    plain, windows = (extract(name, text) for text in (SAMPLES[name], SAMPLES[name].replace("\n", "\r\n")))
+    assert [
+        (s.line, s.end_line, s.kind, s.scope, s.name, s.signature, s.docstring) for s in windows.symbols
+    ] == [(s.line, s.end_line, s.kind, s.scope, s.name, s.signature, s.docstring) for s in plain.symbols]
+    assert windows.chunks == plain.chunks
+
+
+def holds(found: Extract, text: str) -> None:
+    """Every span lies in the text and holds what it says; chunks are in order and of bounded size."""
     source = text.encode()
     lines = text.count("\n") + 1
     for symbol in found.symbols:
@@ -120,6 +64,60 @@ def test_any_text_is_read(noise: str, name: str) -> None:
         assert symbol.name.encode() in source[symbol.span.start : symbol.span.end]
     for mention in found.references:
         assert source[mention.start : mention.end].decode() == mention.name
+        assert 1 <= mention.line <= lines
+    for chunk in found.chunks:
+        assert 1 <= chunk.start_line <= chunk.end_line <= lines
+        assert chunk.end_line - chunk.start_line < CHUNK_LINES
+
+
+@given(st.data(), st.sampled_from(sorted(SAMPLES)))
+@settings(max_examples=200, deadline=None)
+def test_broken_source_is_read(data: st.DataObject, name: str) -> None:
+    """A sample with a piece torn out and noise put in its place never raises."""
+    sample = SAMPLES[name]
+    start = data.draw(st.integers(0, len(sample)))
+    end = data.draw(st.integers(start, len(sample)))
+    noise = data.draw(st.text(alphabet=st.characters(codec="utf-8"), max_size=100))
+    text = sample[:start] + noise + sample[end:]
+    holds(extract(name, text), text)
+
+
+HARD = {
+    "brackets": "[" * 100_000,
+    "parentheses": "(" * 200_000,
+    "braces": "{" * 100_000,
+    "calls": "f(" * 50_000,
+    "tags": "<a>" * 30_000,
+    "quotes": "\"'`" * 30_000,
+    "minified": "var a1=b(c,d);if(e){f.g=h[0]}" * 35_000,
+    "one word": "x" * 1_000_000,
+    "nested definitions": "".join(f"{' ' * n}def f{n}():\n" for n in range(600)),
+    "else if": "if (a) { b(); } else " * 3_000,
+    "operators": "a + " * 50_000,
+    "empty": "",
+    "line breaks": "\n" * 200_000,
+    "carriage returns": "a = 1\r" * 50_000,
+    "separators": "a\u2028b\x0bc\x85d\n" * 1_000,
+    "a lone surrogate": "name = '\ud800'",
+}
+
+
+@pytest.mark.parametrize("hard", HARD)
+@pytest.mark.parametrize(
+    "name", ["sample.py", "sample.js", "sample.c", "sample.lua", "sample.scala", "sample.json"]
+)
+def test_hard_input_ends(name: str, hard: str) -> None:
+    """What no person writes neither crashes, nor recurses, nor takes minutes."""
+    found = extract(name, HARD[hard])
+    assert all(c.end_line - c.start_line < CHUNK_LINES for c in found.chunks)
+
+
+def test_many_definitions_take_no_longer_each() -> None:
+    """Nothing asks a node for its siblings: 40,000 definitions in a row end within the test's time."""
+    text = "".join(f"# About {n}.\ndef f{n}(a):\n    return a\n\n\n" for n in range(40_000))
+    found = extract("large.py", text)
+    assert len(found.symbols) == 40_000
+    assert found.symbols[-1].docstring == "About 39999."
 
 
 @given(st.integers(0, 400))
@@ -130,13 +128,24 @@ def test_chunks_cover_every_line(count: int) -> None:
     assert covered == list(range(1, count + 1))
 
 
+@pytest.mark.parametrize("name", SAMPLES)
+def test_chunks_cover_all_words(name: str) -> None:
+    """Every line that holds a word is in a chunk, inside of definitions and between them."""
+    found = extract(name, SAMPLES[name])
+    covered = {n for c in found.chunks for n in range(c.start_line, c.end_line + 1)}
+    words = {n for n, line in enumerate(SAMPLES[name].split("\n"), 1) if any(map(str.isalnum, line))}
+    assert words <= covered
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
         (b"abc", "abc"),
         (b"\xef\xbb\xbfabc", "abc"),
         ("häß".encode("utf-16"), "häß"),
+        ("häß".encode("utf-16-le"), None),
         ("häß".encode("latin-1"), "häß"),
+        (b"\xff\xfea", None),
         (b"a\0b", None),
         (b"", ""),
     ],
@@ -144,9 +153,3 @@ def test_chunks_cover_every_line(count: int) -> None:
 def test_encodings(content: bytes, text: str | None) -> None:
     """UTF-8, UTF-16 with its mark and Latin-1 are text; NUL bytes are not."""
     assert decode(content) == text
-
-
-def test_deep_nesting_ends() -> None:
-    """Thousands of open brackets neither crash nor raise."""
-    for opener in "([{":
-        assert extract("deep.py", "x = " + opener * 20_000).symbols is not None

@@ -14,9 +14,10 @@ from typing import Literal
 
 from codellama.runtime.families import InfillTokens
 
+# As the index's table of languages has them; a test compares the two.
 _SLASHES = frozenset(
-    {".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts", ".go", ".rs", ".c", ".h"}
-    | {".cc", ".cpp", ".hpp", ".java", ".cs", ".kt", ".scala", ".swift", ".php"}
+    """.js .jsx .mjs .cjs .ts .mts .cts .tsx .go .rs .c .h .cc .cpp .cxx .c++ .hh .hpp .hxx .h++ .inl .ipp
+    .java .cs .php .phtml .kt .kts .scala .sc .swift .zig .zon""".split()  # noqa: SIM905 - easier to read
 )
 _DASHES = frozenset((".lua", ".sql", ".hs"))
 

@@ -1,0 +1,196 @@
+"""A text and its language to what the queries capture in it, as plain tuples of bytes and rows. Pure.
+
+The only module that touches syntax trees. Nothing here recurses or asks a node for its parent or its
+siblings: tree-sitter answers those by descending from the root, which makes large flat files quadratic.
+"""
+
+import re
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from codellama_index.languages import Grammar, grammar
+
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser, Query, QueryCursor
+
+# Some grammars (Lua's, Scala's) take minutes for what no person writes. A megabyte of real code takes less
+# than one second; bytes alone can't be parsed with a deadline, a source that is read in pieces can.
+_CPU_SECONDS = 4.0
+_PIECE = 4096
+
+# A query takes time in the square of the depth it looks into, and of a row of bare brackets and commas.
+_MAX_DEPTH = 1000
+_LARGE = 20_000
+_BARE = re.compile(rb"(?:[\[\](){}<>,;]\s?){2000}")
+
+
+class Mention(NamedTuple):
+    """A use of a name: its 1-based line and its bytes (a tuple: there are hundreds of thousands)."""
+
+    name: str
+    line: int
+    start: int
+    end: int
+
+
+class Definition(NamedTuple):
+    """A definition as captured: bytes and 0-based rows; `head_end` is where its signature ends."""
+
+    start: int
+    end: int
+    kind: str
+    name: str
+    name_start: int
+    name_row: int
+    start_row: int
+    end_row: int
+    head_end: int
+    within: str
+
+
+class Region(NamedTuple):
+    """A stretch of the text with a meaning of its own."""
+
+    start: int
+    end: int
+    start_row: int
+    end_row: int
+
+
+@dataclass(slots=True)
+class Captures:
+    """All that the queries found, definitions and regions in the order of their first bytes.
+
+    `clauses` as in the language's entry.
+    """
+
+    clauses: bool = False
+    definitions: list[Definition] = field(default_factory=list)
+    references: list[Mention] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
+    regions: dict[str, list[Region]] = field(default_factory=dict)
+
+
+def captures(language: str, source: bytes) -> Captures:
+    """What stands in a source; nothing at all where the grammar does not come to an end with it."""
+    compiled = grammar(language)
+    found = Captures(compiled.entry.clauses)
+    if len(source) > _LARGE and _BARE.search(source):
+        return found
+    root = _parsed(language, source)
+    if root is None:
+        return found
+    found.definitions = _definitions(compiled, root, source)
+    uses = _cursor(compiled.uses).captures(root)
+    names = {definition.name_start for definition in found.definitions}
+    found.references = _mentions(uses.pop("reference", []), names, source)
+    found.imports = [_text(node, source).strip("\"'<>`") for node in uses.pop("import", ())]
+    for capture, nodes in uses.items():
+        if capture.startswith("_"):
+            continue
+        regions = [Region(n.start_byte, n.end_byte, n.start_point[0], _last_row(n)) for n in nodes]
+        found.regions[capture] = sorted(set(regions), key=lambda region: (region.start, -region.end))
+    return found
+
+
+def _parsed(language: str, source: bytes) -> "Node | None":
+    deadline = time.process_time() + _CPU_SECONDS
+    calls = count()
+
+    def is_late(*_: object) -> bool:
+        return not next(calls) % 32 and time.process_time() > deadline
+
+    parser = _parser(language)
+    try:
+        tree = parser.parse(lambda start, _: source[start : start + _PIECE], progress_callback=is_late)
+    except ValueError:  # it was late
+        parser.reset()
+        return None
+    return tree.root_node
+
+
+@cache
+def _parser(language: str) -> "Parser":
+    from tree_sitter import Parser
+
+    return Parser(grammar(language).language)
+
+
+def _cursor(query: "Query") -> "QueryCursor":
+    from tree_sitter import QueryCursor
+
+    cursor = QueryCursor(query)
+    cursor.set_max_start_depth(_MAX_DEPTH)
+    return cursor
+
+
+# Where several patterns match one name, the more telling kind wins, and among equals the first.
+_PRECEDENCE = {"none": 1, "variable": -2, "field": -1, "type": -1, "constant": -1}
+
+
+def _definitions(compiled: Grammar, root: "Node", source: bytes) -> list[Definition]:
+    found: dict[int, tuple[int, int, Definition]] = {}  # by the name's first byte
+    for pattern, nodes in _cursor(compiled.definitions).matches(root):
+        capture, kind = compiled.kinds[pattern]
+        node = nodes[capture][0]
+        precedence = _PRECEDENCE.get(kind, 0)
+        for name in nodes["name"]:
+            key = name.start_byte
+            known = found.get(key)
+            if known is None or (precedence, -pattern) > known[:2]:
+                found[key] = (precedence, -pattern, _definition(compiled, kind, node, name, nodes, source))
+    real = [definition for _, _, definition in found.values() if definition.kind != "none"]
+    return sorted(real, key=lambda d: (d.start, -d.end, d.name_start))
+
+
+def _definition(
+    compiled: Grammar, kind: str, node: "Node", name: "Node", nodes: dict[str, list["Node"]], source: bytes
+) -> Definition:
+    within = nodes.get("within")
+    body = nodes["body"][0] if "body" in nodes else _body(node)
+    trim = compiled.entry.trim
+    return Definition(
+        node.start_byte,
+        node.end_byte,
+        kind,
+        _text(name, source).strip(trim) if trim else _text(name, source),
+        name.start_byte,
+        name.start_point[0],
+        node.start_point[0],
+        _last_row(node),
+        body.start_byte if body is not None else node.end_byte,
+        ".".join(_text(part, source) for part in within) if within else "",
+    )
+
+
+def _last_row(node: "Node") -> int:
+    """The row of its last byte: some grammars let a node end with its line break."""
+    row, column = node.end_point
+    return row - (column == 0 and row > node.start_point[0])
+
+
+def _body(node: "Node") -> "Node | None":
+    body = node.child_by_field_name("body")
+    if body is None:
+        value = node.child_by_field_name("value") or node.child_by_field_name("right")
+        body = value.child_by_field_name("body") if value is not None else None
+    return body
+
+
+def _mentions(nodes: list["Node"], names: set[int], source: bytes) -> list[Mention]:
+    nodes = [node for node in nodes if node.start_byte not in names]
+    starts = [node.start_byte for node in nodes]
+    ends = [node.end_byte for node in nodes]
+    lines = [node.start_point[0] + 1 for node in nodes]
+    raw = [source[start:end] for start, end in zip(starts, ends, strict=True)]
+    known = {name: name.decode("utf-8", "replace") for name in set(raw)}
+    return [
+        *map(Mention._make, zip(map(known.__getitem__, raw), lines, starts, ends, strict=True)),
+    ]
+
+
+def _text(node: "Node", source: bytes) -> str:
+    return source[node.start_byte : node.end_byte].decode("utf-8", "replace")
