@@ -14,7 +14,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from codellama_index.extract import Extract, Mention
+from codellama_index.captures import Mention
+from codellama_index.extract import Extract
 from codellama_index.records import Span, Symbol
 from codellama_index.words import searchable
 
