@@ -22,19 +22,9 @@ MODULES = sorted(
 )
 TORCH_FREE = (
     *("errors", "records", "config", "families", "tokenizer", "tokenizer_files", "prompts", "packing"),
-<<<<<<< HEAD
     *("chat", "healing", "prompt_builder"),
-    *("locate", "weights.checkpoint", "weights.gguf", "weights.safetensors"),
-=======
-    *("locate", "catalogue", "footprint", "inventory"),
-    *(
-        "weights.checkpoint",
-        "weights.gguf",
-        "weights.safetensors",
-        "weights.convert",
-        "weights.write_tokenizer",
-    ),
->>>>>>> b6f396a (Convert checkpoints to GGUF and Hugging Face folders, checked against llama.cpp and transformers)
+    *("locate", "catalogue", "footprint", "inventory", "weights.checkpoint", "weights.gguf"),
+    *("weights.safetensors", "weights.convert", "weights.write_tokenizer"),
 )
 
 

@@ -72,7 +72,7 @@ def convert(
     from codellama_cli import output
 
     path = locate(source)
-    with output.progress("converting") as move:
+    with output.bytes_progress("converting") as move:
         from codellama.runtime.weights.convert import convert as run
 
         written = run(path, destination.expanduser(), type_, force=force, progress=move)
