@@ -92,7 +92,8 @@ def test_a_models_citations_are_checked(index: Index) -> None:
     assert shown == found.answer == "It is min() at retry.py:4-6, see also made/up.py:1-2."
     assert [(c.path, c.verified) for c in found.citations] == [("retry.py", True), ("made/up.py", False)]
     (request,) = client.asked
-    assert "retry.py:4-6\ndef retry_delay" in request.messages[0].content
+    assert request.documents[0].filename == "retry.py:4-6"
+    assert request.documents[0].text.startswith("def retry_delay")
 
 
 def test_a_models_escapes_do_not_pass(index: Index) -> None:
@@ -114,9 +115,11 @@ def test_a_model_that_cannot_chat_is_not_asked(index: Index) -> None:
 
 def test_the_prompt_fits_the_models_context(index: Index) -> None:
     """Passages are left out for a small context, the best of them never."""
-    client = StandIn(["ok"], max_context=100)
+    client = StandIn(["ok"], max_context=40)
     ask("where is the retry delay decided?", index, client)
     (request,) = client.asked
-    assert request.max_tokens == 25
-    assert "def retry_delay" in request.messages[0].content
-    assert "def fetch" not in request.messages[0].content
+    assert request.max_tokens == 10
+    (passage,) = request.documents
+    assert "def retry_delay" in passage.text
+    assert passage.filename.startswith("retry.py:")
+    assert request.messages[0].content.endswith("Question: where is the retry delay decided?")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from conftest import Golden
+from tokenizer_support import write_llama3_chat
 
 from codellama.serve import daemon
 from codellama_cli.app import app
@@ -137,6 +138,20 @@ def test_bad_input(project: Path, home: Path) -> None:
     fails(2, "config.json", "complete", f"{project}/retry.py:1:1", "--model", project)
     fails(2, "<FILL_ME>", "infill", stdin="nothing to fill")
     fails(3, "No model server", "serve", "--status")
+
+
+def test_ask_with_a_chat_model(project: Path, home: Path) -> None:
+    """An instruct model answers through the real server; this one is random, so its words mean nothing."""
+    write_llama3_chat(home / "model")
+    done = run(
+        "ask", "where is the retry delay decided?", "--repo", project, "--model", home / "model", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["model"] == str(home / "model")
+    assert "Composed" not in found["answer"]
+    assert "<|" not in found["answer"]
+    assert found["retrieved"][0]["path"] == "retry.py"
 
 
 def test_an_empty_repository(home: Path) -> None:

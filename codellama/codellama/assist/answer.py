@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from codellama.assist.citations import Citation, cite, cited_in
 from codellama.assist.filters import settled, strip_escapes
-from codellama.runtime.records import ChatMessage, ChatRequest
+from codellama.runtime.records import ChatMessage, ChatRequest, Extra
 from codellama.serve.client import ModelClient
 from codellama_index import Index
 from codellama_index.rank import is_secondary
@@ -173,8 +173,12 @@ async def _generated(
     max_context: int,
     on_text: Callable[[str], None],
 ) -> str:
-    content = _prompt(question, hits, max_context * _BYTES_PER_TOKEN // 2)
-    request = ChatRequest((ChatMessage("user", content),), max_tokens=min(_MAX_TOKENS, max_context // 4))
+    message = ChatMessage("user", f"{_INSTRUCTION}\n\nQuestion: {question}")
+    request = ChatRequest(
+        (message,),
+        max_tokens=min(_MAX_TOKENS, max_context // 4),
+        documents=_passages(hits, max_context * _BYTES_PER_TOKEN),
+    )
     text = ""
     shown = ""
     async with aclosing(client.stream(request)) as stream:
@@ -189,13 +193,12 @@ async def _generated(
     return clean
 
 
-def _prompt(question: str, hits: tuple[Hit, ...], room: int) -> str:
-    """The instruction, as many passages as fit `room` bytes (the first one always), the question."""
-    passages: list[str] = []
+def _passages(hits: tuple[Hit, ...], room: int) -> tuple[Extra, ...]:
+    """As many passages as `room` bytes hold, the first one always; the server packs them by tokens."""
+    passages: list[Extra] = []
     for hit in hits:
-        passage = f"{hit.path}:{hit.start_line}-{hit.end_line}\n{hit.text}\n"
-        room -= len(passage.encode("utf-8", "replace"))
+        room -= len(hit.text.encode("utf-8", "replace"))
         if room < 0 and passages:
             break
-        passages.append(passage)
-    return f"{_INSTRUCTION}\n\n" + "\n".join(passages) + f"\nQuestion: {question}"
+        passages.append(Extra(f"{hit.path}:{hit.start_line}-{hit.end_line}", hit.text, hit.score))
+    return tuple(passages)

@@ -7,43 +7,28 @@ header. What they are for comes from the files beside them, and from `families` 
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codellama.runtime import families
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.families import (
-    CODE_LLAMA_END,
-    CODE_LLAMA_NAMES,
-    ControlTokens,
-    InfillTokens,
-    control_tokens,
+from codellama.runtime.families import CODE_LLAMA_END, LLAMA_SPACES, InfillTokens
+from codellama.runtime.sentencepiece_model import llama_specs, read_sentencepiece
+from codellama.runtime.tokenizer import Tokenizer
+from codellama.runtime.tokenizer_pieces import (
+    Notes,
+    control_of,
+    from_merges,
+    from_ranks,
+    from_sentencepiece,
+    steps_of,
 )
-from codellama.runtime.sentencepiece_model import SentencePieceFile, llama_specs, read_sentencepiece
-from codellama.runtime.tokenizer import (
-    BytePairTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    tiktoken_tokenizer,
-)
-from codellama.runtime.vocabulary import PATTERNS, PieceKind, Vocabulary, bytes_of_piece
+from codellama.runtime.vocabulary import PATTERNS, PieceKind
+from codellama.runtime.weights.gguf import read_header
 
 _AGAIN = "fetch the checkpoint again."
 _LAST = -1e9  # the score of runs of spaces in every Llama's SentencePiece model
-
-
-@dataclass(frozen=True, slots=True)
-class _Notes:
-    """What the files beside the pieces say: added pieces by text (False: they have one), and roles."""
-
-    added: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
-    bos: int | None = None
-    eos: int | None = None
-    ends: tuple[int, ...] = ()
-    infill: InfillTokens | None = None
-    embedded: int | None = None
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -54,7 +39,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     path = Path(path)
     if path.suffix == ".gguf":
         return _from_gguf(path)
-    notes = _notes(path) if path.is_dir() else _Notes()
+    notes = _notes(path) if path.is_dir() else Notes()
     file = path
     if path.is_dir():
         file = next((f for f in (path / "tokenizer.model", path / "tokenizer.json") if f.is_file()), path)
@@ -65,7 +50,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             f"There is no tokenizer at {path}: a model folder needs its tokenizer.model or tokenizer.json."
         ) from error
     try:
-        tokenizer = _from_content(content, file, notes)
+        tokenizer = _from_content(content, notes)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{file} is neither a SentencePiece model nor tiktoken ranks nor a tokenizer.json of a Llama, or "
@@ -76,53 +61,26 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def _from_content(content: bytes, file: Path, notes: _Notes) -> Tokenizer:
+def _from_content(content: bytes, notes: Notes) -> Tokenizer:
     if content.startswith(b"\n"):  # a SentencePiece model is a protocol buffer whose first field is 1
         model = read_sentencepiece(content)
-        return _sentencepiece(model.pieces, model.rest, notes)
+        return from_sentencepiece(model.pieces, model.rest, notes)
     if content.lstrip().startswith(b"{"):
         return _from_json(json.loads(content), notes)
     return _from_ranks(content, notes)
 
 
-def _from_ranks(content: bytes, notes: _Notes) -> Tokenizer:
+def _from_ranks(content: bytes, notes: Notes) -> Tokenizer:
     ranks: dict[bytes, int] = {}
     for line in content.splitlines():
         piece, rank = line.split()
         ranks[base64.b64decode(piece, validate=True)] = int(rank)
     if len(ranks) < 256 or set(ranks.values()) != set(range(len(ranks))):
         raise ValueError("ranks are missing")
-    names = {name: i for name, (i, _) in notes.added.items() if i >= len(ranks)}
-    if control_tokens(names) is None:
-        names = families.specials_of_ranks(len(ranks)) | names
-    pattern = "llama4" if len(ranks) == families.LLAMA4_RANKS else "llama-bpe"
-    return tiktoken_tokenizer(ranks, _control(names, notes), pattern)
+    return from_ranks(ranks, notes)
 
 
-def _sentencepiece(
-    pieces: Sequence[tuple[str, float, PieceKind]], rest: bytes, notes: _Notes
-) -> SentencePieceTokenizer:
-    """The tokenizer of these pieces and of those that were added behind them."""
-    known = {text: i for i, (text, _, _) in enumerate(pieces)}
-    names = {text: i for text, i in known.items() if _is_control(text, pieces[i][2])}
-    names |= {text: i for text, (i, control) in notes.added.items() if control and known.get(text, i) == i}
-    return SentencePieceTokenizer(SentencePieceFile(list(pieces), rest), _control(names, notes))
-
-
-def _is_control(text: str, kind: PieceKind) -> bool:
-    return kind in (PieceKind.CONTROL, PieceKind.UNKNOWN) or text in CODE_LLAMA_NAMES
-
-
-def _control(names: Mapping[str, int], notes: _Notes) -> ControlTokens:
-    # transformers writes its default ids (2) into configurations whose tokenizer has a byte there.
-    ends = [i for i in notes.ends if i in names.values()]
-    control = control_tokens(names, bos=notes.bos, eos=notes.eos, ends=ends, infill=notes.infill)
-    if control is None:
-        raise ValueError("no piece of it begins or ends a text")
-    return control
-
-
-def _from_json(data: dict[str, Any], notes: _Notes) -> Tokenizer:
+def _from_json(data: dict[str, Any], notes: Notes) -> Tokenizer:
     """Hugging Face's format; its added tokens become control pieces, which it would find in text."""
     model = data["model"]
     if model.get("type", "BPE") != "BPE":
@@ -130,23 +88,23 @@ def _from_json(data: dict[str, Any], notes: _Notes) -> Tokenizer:
     vocabulary: dict[str, int] = model["vocab"]
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     added = {t["content"]: (int(t["id"]), bool(t.get("special"))) for t in data.get("added_tokens", ())}
-    notes = _with_added(notes, added)
+    notes = replace(notes, added={**notes.added, **added})
     if not model.get("byte_fallback"):
-        return _byte_level(vocabulary, merges, data, notes)
+        return from_merges(vocabulary, merges, data, notes)
     scores = {left + right: -float(n) for n, (left, right) in reversed(list(enumerate(merges)))}
-    if vocabulary.get("▁▁") == families.LLAMA_SPACES:
+    if vocabulary.get("▁▁") == LLAMA_SPACES:
         # transformers 5 orders the merges by id, which turns " x" into two spaces and "x".
         scores |= {text: _LAST for text in scores if not text.strip("▁")}
     pieces = [
         (text, scores.get(text, _LAST), _kind(text, text in scores, notes)) for text in _by_id(vocabulary)
     ]
     unk = vocabulary.get(model.get("unk_token") or "<unk>", 0)
-    control = _control({text: i for text, (i, _) in notes.added.items()}, notes)
+    control = control_of({text: i for text, (i, _) in notes.added.items()}, notes)
     rest = llama_specs(len(pieces), control.bos, control.eos, unk, dummy_space=_dummy_space(data))
-    return _sentencepiece(pieces, rest, notes)
+    return from_sentencepiece(pieces, rest, notes)
 
 
-def _kind(text: str, merged: bool, notes: _Notes) -> PieceKind:
+def _kind(text: str, merged: bool, notes: Notes) -> PieceKind:
     """What a piece of a tokenizer.json is, which does not say it."""
     if text == "<unk>":
         return PieceKind.UNKNOWN
@@ -162,62 +120,8 @@ def _dummy_space(data: dict[str, Any]) -> bool:
     return any(
         part.get("type") == "Prepend" or part.get("prepend_scheme", "never") != "never"
         for key in ("normalizer", "pre_tokenizer")
-        for part in _sequence(data.get(key))
+        for part in steps_of(data.get(key))
     )
-
-
-def _sequence(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if part is None:
-        return []
-    inner: list[dict[str, Any]] = part.get("normalizers") or part.get("pretokenizers") or [part]
-    return inner
-
-
-def _byte_level(
-    vocabulary: Mapping[str, int],
-    merges: Iterable[tuple[str, ...]],
-    data: dict[str, Any],
-    notes: _Notes,
-) -> BytePairTokenizer:
-    """Byte-pair encoding by a list of merges, as the tokenizers library does it."""
-    import tokenizers
-    from tokenizers.models import BPE
-
-    pairs = tuple((left, right) for left, right in merges)
-    rules = {key: data.get(key) for key in ("normalizer", "pre_tokenizer")}
-    empty = {"type": "BPE", "vocab": {}, "merges": []}
-    try:
-        library = tokenizers.Tokenizer.from_str(json.dumps({"version": "1.0", "model": empty, **rules}))
-        whole = bool(data["model"].get("ignore_merges"))
-        library.model = BPE(dict(vocabulary), list(pairs), ignore_merges=whole)
-    except Exception as error:  # the library raises this very class, and none more precise
-        raise ValueError(str(error)) from error
-    control = _control({text: i for text, (i, special) in notes.added.items() if special}, notes)
-    size = max([*vocabulary.values(), *control.ids, *(i for i, _ in notes.added.values())]) + 1
-    texts, kinds = [f"<|unused_{i}|>" for i in range(size)], [PieceKind.UNUSED] * size
-    pieces = [b""] * size
-    for text, i in vocabulary.items():
-        texts[i], kinds[i], pieces[i] = text, PieceKind.NORMAL, bytes_of_piece(text)
-    for text, (i, special) in notes.added.items():
-        texts[i], kinds[i] = text, PieceKind.CONTROL if special else PieceKind.UNUSED
-        pieces[i] = b"" if special else text.encode()
-    found = Vocabulary("bytes", tuple(texts), tuple(kinds), merges=pairs, pattern=_pattern_name(data))
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = library.encode(text, add_special_tokens=False).ids
-        return ids
-
-    return BytePairTokenizer(pieces, control, encode, lambda: found)
-
-
-def _pattern_name(data: dict[str, Any]) -> str:
-    """The split pattern's name in PATTERNS; "" for one that no Llama has."""
-    for part in _sequence(data.get("pre_tokenizer")):
-        pattern = (part.get("pattern") or {}).get("Regex")
-        for name, known in PATTERNS.items():
-            if pattern == known:
-                return name
-    return ""
 
 
 def _by_id(vocabulary: Mapping[str, int]) -> list[str]:
@@ -228,8 +132,6 @@ def _by_id(vocabulary: Mapping[str, int]) -> list[str]:
 
 
 def _from_gguf(file: Path) -> Tokenizer:
-    from codellama.runtime.weights.gguf import read_header
-
     data = read_header(file).metadata
     try:
         return _from_metadata(data)
@@ -244,7 +146,7 @@ def _from_metadata(data: Mapping[str, Any]) -> Tokenizer:
     if len(kinds) != len(texts):
         raise ValueError("it has pieces without a type")
     special = (PieceKind.CONTROL, PieceKind.USER_DEFINED)
-    notes = _Notes(
+    notes = Notes(
         added={
             t: (i, k == special[0]) for i, (t, k) in enumerate(zip(texts, kinds, strict=True)) if k in special
         },
@@ -263,7 +165,7 @@ def _from_metadata(data: Mapping[str, Any]) -> Tokenizer:
         rest = llama_specs(
             len(pieces), data[head + "bos_token_id"], data[head + "eos_token_id"], unk, dummy_space=dummy
         )
-        return _sentencepiece(pieces, rest, notes)
+        return from_sentencepiece(pieces, rest, notes)
     if model != "gpt2":
         raise ValueError(f"its kind is {model!r}, not 'llama' or 'gpt2'")
     pattern = PATTERNS.get(data.get(head + "pre", "llama-bpe"))
@@ -277,7 +179,7 @@ def _from_metadata(data: Mapping[str, Any]) -> Tokenizer:
     }
     ordinary = {t: i for i, t in enumerate(texts) if kinds[i] == PieceKind.NORMAL}
     merges = (tuple(merge.split(" ")) for merge in data[head + "merges"])
-    return _byte_level(ordinary, merges, rules, notes)
+    return from_merges(ordinary, merges, rules, notes)
 
 
 def _infill_of(data: Mapping[str, Any], size: int) -> InfillTokens | None:
@@ -294,7 +196,7 @@ def _infill_of(data: Mapping[str, Any], size: int) -> InfillTokens | None:
     return InfillTokens(ids[0], ids[1], ids[2], end)
 
 
-def _notes(folder: Path) -> _Notes:
+def _notes(folder: Path) -> Notes:
     """What a folder's other files say about its pieces."""
     configuration = _json(folder / "tokenizer_config.json")
     added = {text: (int(i), True) for text, i in _json(folder / "added_tokens.json").items()}
@@ -307,7 +209,7 @@ def _notes(folder: Path) -> _Notes:
         ends += [i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)]
     embedded = model.get("vocab_size", (model.get("text_config") or {}).get("vocab_size"))
     ids = {text: i for text, (i, _) in added.items()}
-    return _Notes(
+    return Notes(
         added=added,
         bos=ids.get(_content(configuration.get("bos_token"))),
         eos=ids.get(_content(configuration.get("eos_token"))),
@@ -319,10 +221,6 @@ def _notes(folder: Path) -> _Notes:
 def _content(token: object) -> str:
     """The text of a token in tokenizer_config.json, which is bare or in an object."""
     return str(token.get("content")) if isinstance(token, dict) else str(token)
-
-
-def _with_added(notes: _Notes, added: Mapping[str, tuple[int, bool]]) -> _Notes:
-    return _Notes({**notes.added, **added}, notes.bos, notes.eos, notes.ends, notes.infill, notes.embedded)
 
 
 def _json(file: Path) -> dict[str, Any]:

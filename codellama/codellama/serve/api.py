@@ -78,7 +78,7 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
     for item in _field(body, "messages", list, []):
         if not isinstance(item, dict):
             raise InvalidRequest("messages holds something other than objects: give role and content.")
-        messages.append(ChatMessage(_field(item, "role", str, ""), _field(item, "content", str, "")))
+        messages.append(ChatMessage(_field(item, "role", str, ""), _content(item)))
     if not messages:
         raise InvalidRequest("messages is empty: give at least one.")
     max_tokens = _max_tokens(body, "max_tokens", 256)
@@ -173,6 +173,16 @@ def read_error(body: object) -> CodellamaError:
     kind = getattr(errors, str(error.get("type")), None)
     known = isinstance(kind, type) and issubclass(kind, CodellamaError)
     return (kind if known else ServerError)(str(error.get("message")))  # type: ignore[misc] # checked
+
+
+def _content(message: dict[str, Any]) -> str:
+    """A message's text, whole or in OpenAI's parts."""
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return _field(message, "content", str, "")
+    if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+        raise InvalidRequest("content has parts that are no text: this model reads text alone.")
+    return "".join(_field(part, "text", str, "") for part in parts)
 
 
 def _extra(item: object, where: str, name: str) -> Extra:
