@@ -370,6 +370,8 @@ def test_archives_without_end(bad: Callable[[str], Path]) -> None:
         ({"norm_eps": float("nan")}, "norm_eps"),
         ({"rope_theta": -1}, "base"),
         ({"multiple_of": 0}, "params.json"),
+        ({"moe_args": {"num_experts": 16}}, "moe_args"),
+        ({"quantization_args": {"scheme": "int8"}}, "quantization_args"),
         ({"ffn_dim_multiplier": 1e300}, "size"),
     ],
 )

@@ -155,3 +155,26 @@ def test_meta_scaling_factor(dim: int, factor: float) -> None:
 
     assert rope_scaling({"dim": dim, "use_scaled_rope": True}) == Llama3Scaling(factor, 1.0, 4.0, 8192)
     assert rope_scaling({"dim": dim}) is None
+
+
+def test_llama4_with_pictures(tmp_path: Path) -> None:
+    """Llama 4's own folders: the text decoder is read, what sees pictures is left."""
+    from transformers import Llama4Config, Llama4ForConditionalGeneration
+
+    torch.manual_seed(2)
+    text = {
+        **{"vocab_size": 272, "hidden_size": 64, "intermediate_size": 48, "intermediate_size_mlp": 96},
+        **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+        **{"num_local_experts": 2, "attention_chunk_size": 16, "max_position_embeddings": 128},
+        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    }
+    vision = {
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"image_size": 28, "patch_size": 14, "projector_input_dim": 32, "projector_output_dim": 32},
+        **{"vision_output_dim": 32},
+    }
+    model = Llama4ForConditionalGeneration(Llama4Config(text_config=text, vision_config=vision)).eval()
+    model.save_pretrained(tmp_path)
+    names = {info.name for info in open_checkpoint(tmp_path).infos()}
+    assert names == {name for name, _ in model.language_model.named_parameters()}
+    torch.testing.assert_close(logits_of(tmp_path), reference_logits(model.language_model), atol=1e-4, rtol=0)

@@ -4,6 +4,7 @@ Weights are `model.safetensors`, or else `pytorch_model.bin`, of which nothing i
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Llama 4's folders hold its text decoder under a name of its own, beside what sees pictures.
+_TEXT, _VISION = "language_model.", ("vision_model.", "multi_modal_projector.")
 _SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
@@ -27,22 +30,23 @@ class HuggingFaceCheckpoint:
         self.path = path
         config = path / "config.json"
         self.config = ModelConfig.from_hugging_face(read_json(config), str(config))
-        self._infos: dict[str, TensorInfo] = {}
+        self._stored: dict[str, TensorInfo] = {}
         self._pickled: dict[str, mapped.Extent] = {}
 
     def infos(self) -> list[TensorInfo]:
-        if not self._infos:
+        if not self._stored:
             files, places = _files(self.path)
             for file in files:
                 for info in self._read(file):
-                    if places.get(info.name, file.name) == file.name:
-                        self._infos[info.name] = info
-        return list(self._infos.values())
+                    if places.get(info.name, file.name) == file.name and not info.name.startswith(_VISION):
+                        self._stored[info.name.removeprefix(_TEXT)] = info
+        return [replace(info, name=name) for name, info in self._stored.items()]
 
     def blocks(self, info: TensorInfo) -> Iterator[Block]:
-        if info.name in self._pickled:
-            return mapped.blocks(self._pickled[info.name])
-        return safetensors.blocks(info)
+        stored = self._stored[info.name]
+        if stored.name in self._pickled:
+            return mapped.blocks(self._pickled[stored.name])
+        return safetensors.blocks(stored)
 
     def tensors(self) -> "Iterator[tuple[TensorInfo, Tensor]]":
         return assemble(self)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codellama.runtime.config import Llama3Scaling, ModelConfig
-from codellama.runtime.errors import CheckpointError
+from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
 from codellama.runtime.weights import mapped, pickled
 from codellama.runtime.weights.mapped import Extent
 from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble, read_json
@@ -38,6 +38,8 @@ _INNER = {
 }
 # The dimension along which the ranks' slices lie side by side; norms are whole in each.
 _JOINS = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0, "wo": 1, "w2": 1}
+# What params.json holds for Llama 4, for models that see, and for quantised or adapted ones.
+_NOT_READ = ("moe_args", "vision_args", "vision_chunk_size", "quantization_args", "lora_args")
 
 
 class MetaCheckpoint:
@@ -176,6 +178,12 @@ def hugging_face_name(name: str) -> str | None:
 
 def _config(params: dict[str, Any], file: Path, embeddings: Extent, ranks: int) -> ModelConfig:
     """The shape that `params.json` gives, with the vocabulary of the embeddings."""
+    for key in _NOT_READ:
+        if params.get(key):
+            raise UnsupportedArchitecture(
+                f"{file} has {key}, which is not read from Meta's format: choose the Hugging Face folder of "
+                "the model."
+            )
     try:
         dim, heads = int(params["dim"]), int(params["n_heads"])
         # Llama 1 and 2 slice the embeddings' columns, Llama 3 and later their rows.
