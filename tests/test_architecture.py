@@ -23,7 +23,16 @@ MODULES = sorted(
 TORCH_FREE = (
     *("errors", "records", "config", "families", "tokenizer", "tokenizer_files", "prompts", "packing"),
     *("chat", "healing", "prompt_builder"),
-    *("evidence", "locate", "catalogue", "footprint", "inventory", "weights.checkpoint", "weights.gguf"),
+    *(
+        "evidence",
+        "locate",
+        "catalogue",
+        "footprint",
+        "inventory",
+        "inspection",
+        "weights.checkpoint",
+        "weights.gguf",
+    ),
     *("weights.safetensors", "weights.convert", "weights.write_tokenizer"),
 )
 

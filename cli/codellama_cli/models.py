@@ -1,4 +1,4 @@
-"""`codellama models`: which models there are, and from one format to another."""
+"""`codellama models`: which models there are, what they are, and from one format to another."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from codellama_cli.ask import Json
 if TYPE_CHECKING:
     from codellama.runtime.config import ModelConfig
 
-models = typer.Typer(no_args_is_help=True, help="Models: which there are, and from format to format.")
+models = typer.Typer(
+    no_args_is_help=True, help="Models: which there are, what they are, and from format to format."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,14 @@ def list_(json: Json = False) -> None:
     Example: codellama models list
     """
     from codellama.runtime.catalogue import known_models
+    from codellama.runtime.identify import identify
     from codellama.runtime.inventory import local_models, missing
     from codellama_cli import output, repository
 
     folder = repository.settings_for(None).text("models.folder")
     local = list(local_models(Path(folder).expanduser() if folder else None, output.warn))
     known = known_models()
-    families = {model.name: model.family for model in known}
-    rows = [
-        _row(m.name, families.get(m.name, m.config.family), m.config, m.infill, str(m.path)) for m in local
-    ]
+    rows = [_row(m.name, identify(m.config, m.name).family, m.config, m.infill, str(m.path)) for m in local]
     rows += [_row(m.name, m.family, m.shape, m.infill, None) for m in missing(known, local)]
     if json:
         output.print_json(rows)
@@ -50,6 +50,44 @@ def list_(json: Json = False) -> None:
     for row in rows:
         infill, where = "infills" if row.infill else "", row.path or "not on this machine"
         output.print_text(f"{row.name:45} {_size(row.parameters):>7} {row.context:>9,} {infill:7} {where}")
+
+
+@models.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A model: pocket, a folder or a .gguf file.")],
+    json: Json = False,
+) -> None:
+    """Tell what a checkpoint is and needs, from its headers alone.
+
+    Example: codellama models inspect ~/models/CodeLlama-7b-hf
+    """
+    from codellama.runtime.inspection import inspect as look
+    from codellama.runtime.locate import locate
+    from codellama_cli import output
+
+    facts = look(locate(path), path)
+    if json:
+        output.print_json([facts])
+        return
+    dtypes = ", ".join(f"{dtype} ({_size(count)})" for dtype, count in facts.dtypes.items())
+    tokenizer = (
+        f"{facts.tokenizer.kind}, {facts.tokenizer.pieces:,} pieces" if facts.tokenizer else "none read"
+    )
+    output.print_text(f"{facts.name}: {facts.family}, {_size(facts.parameters)} weights")
+    for label, value in {
+        "path": facts.path,
+        "may be": ", ".join(facts.published) or "no published model",
+        "format": f"{facts.format}, {dtypes}",
+        "context": f"{facts.context:,} tokens",
+        "infill": facts.infill_trained,
+        "tokenizer": f"{tokenizer}; the model embeds {facts.vocabulary:,}",
+    }.items():
+        output.print_text(f"  {label:9} {value}")
+    for precision, memory in facts.memory.items():
+        weights, cache = _bytes(memory.weights), _bytes(memory.cache)
+        output.print_text(f"  {precision:9} {weights}, and {cache} of cache for the whole context")
+    for note in facts.notes:
+        output.warn(note)
 
 
 @models.command()
@@ -88,3 +126,7 @@ def _row(name: str, family: str, config: "ModelConfig", infill: str, path: str |
 
 def _size(parameters: int) -> str:
     return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -7,11 +7,13 @@ rows of the query and key projections are put in Hugging Face's order.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codellama.runtime.config import Llama3Scaling, ModelConfig
 from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
+from codellama.runtime.identify import usual_context
 from codellama.runtime.weights import mapped, pickled
 from codellama.runtime.weights.mapped import Extent
 from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble, read_json
@@ -62,7 +64,9 @@ class MetaCheckpoint:
         self._ranks = [{e.name: e for e in pickled.extents(file)} for file in files]
         params = path / "params.json"
         self._embeddings = self._shard(0, "tok_embeddings.weight")
-        self.config = _config(read_json(params), params, self._embeddings, len(files))
+        shape = _shape(read_json(params), params, self._embeddings, len(files))
+        # params.json does not give the context.
+        self.config = replace(shape, max_context=usual_context(shape))
         self._check_ranks(len(files))
         self._parts: dict[str, _Joined] = {}
 
@@ -176,7 +180,7 @@ def hugging_face_name(name: str) -> str | None:
     return None
 
 
-def _config(params: dict[str, Any], file: Path, embeddings: Extent, ranks: int) -> ModelConfig:
+def _shape(params: dict[str, Any], file: Path, embeddings: Extent, ranks: int) -> ModelConfig:
     """The shape that `params.json` gives, with the vocabulary of the embeddings."""
     for key in _NOT_READ:
         if params.get(key):
