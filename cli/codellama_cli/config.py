@@ -28,6 +28,8 @@ DEFAULTS: dict[str, str | int | float] = {
     "engine.dtype": "auto",
     "engine.max_context": 0,
     "engine.idle_minutes": 15.0,
+    "index.max_bytes": 2_000_000_000,
+    "index.submodules": True,
 }
 
 
@@ -130,12 +132,18 @@ def _converted(key: str, value: object, source: str) -> str | int | float:
     if not fits or not isinstance(value, str | int | float):
         raise wrong
     try:
-        converted = kind(value)
-    except ValueError as error:
+        converted = _TRUTH[value.lower()] if kind is bool and isinstance(value, str) else kind(value)
+    except (KeyError, ValueError) as error:
         raise wrong from error
     if not isinstance(converted, str) and not 0 <= converted < math.inf:
         raise wrong
     return converted
 
 
-_NAMES: dict[type, str] = {str: "text", int: "whole number from 0 on", float: "number from 0 on"}
+_NAMES: dict[type, str] = {
+    str: "text",
+    int: "whole number from 0 on",
+    float: "number from 0 on",
+    bool: "true or false",
+}
+_TRUTH = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}

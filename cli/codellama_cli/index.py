@@ -1,5 +1,6 @@
 """`codellama index`: builds the index and asks it directly."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,39 +24,71 @@ def build(path: Folder = None, json: Json = False) -> None:
 
     Example: codellama index build ~/src/service
     """
-    from codellama_cli import repository
+    from codellama_cli import output, repository
 
-    with repository.open_repository(path) as opened:
-        from codellama_cli import output
-
-        with output.progress("indexing") as move:
-            report = opened.sync(progress=move)
+    with repository.open_repository(path) as opened, output.progress("indexing") as move:
+        report = opened.sync(progress=move)
     _show_report(report, json)
 
 
 @index.command()
-def status(path: Folder = None, json: Json = False) -> None:
-    """Tell what the index holds, and what was left out and why.
+def status(
+    path: Folder = None,
+    skipped: Annotated[bool, typer.Option("--skipped", help="List every file that was left out.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell what the index holds, what was left out and why, and the room that indexes take.
 
     Example: codellama index status --json
     """
-    from codellama_cli import repository
+    from codellama_cli import output, repository
+    from codellama_index.place import usages
 
     with repository.open_repository(path) as opened:
         report = opened.status()
-    _show_report(report, json)
+        own, notes = opened.place.usage(), opened.notes()
+        everything = usages(opened.place.folder.parent)
+        limit = opened.max_bytes
+    total = sum(usage.bytes for usage in everything)
+    if json:
+        room = {"index_bytes": own.bytes, "all_bytes": total, "indexes": len(everything), "max_bytes": limit}
+        output.print_json(asdict(report) | room | {"folder": str(own.folder), "notes": notes})
+        return
+    if not report.complete:
+        output.print_text("The index is not complete: run codellama index build.")
+    _show_report(report, json=False, every=skipped)
+    output.print_text(
+        f"{own.bytes / 1e6:.1f} MB in {own.folder}\n"
+        f"{total / 1e6:.1f} MB in all {len(everything)} indexes, of {limit / 1e6:.0f} MB (index.max_bytes)"
+    )
+    for note in notes:
+        output.print_text(note)
 
 
 @index.command()
-def drop(path: Folder = None, json: Json = False) -> None:
+def drop(
+    path: Folder = None,
+    every: Annotated[bool, typer.Option("--all", help="Delete the indexes of all repositories.")] = False,
+    json: Json = False,
+) -> None:
     """Delete the repository's index; the next question builds it again.
 
     Example: codellama index drop
     """
     from codellama_cli import output, repository
 
-    with repository.open_repository(path) as opened:
-        freed = opened.drop()
+    if every:
+        from codellama_index import place
+
+        cache = place.cache_folder()
+        before = place.usages(cache)
+        dropped = [usage for usage in before if place.drop(usage.folder)]
+        freed = sum(usage.bytes for usage in dropped)
+        if len(dropped) < len(before):
+            output.warn(f"{len(before) - len(dropped)} of them are being written now and stay.")
+    else:
+        with repository.open_repository(path) as opened:
+            freed = opened.drop()
     if json:
         output.print_json({"bytes": freed})
     else:
@@ -171,7 +204,7 @@ def map_(
             output.print_text(f"{'  ' * depth}{symbol.signature}")
 
 
-def _show_report(report: "SyncReport", json: bool) -> None:
+def _show_report(report: "SyncReport", json: bool, every: bool = False) -> None:
     from codellama_cli import output
 
     if json:
@@ -181,5 +214,9 @@ def _show_report(report: "SyncReport", json: bool) -> None:
         f"{report.files} files, {report.indexed} parsed anew, {report.symbols} symbols, "
         f"{report.bytes / 1e6:.1f} MB of source, {report.seconds:.2f} s"
     )
-    for skipped in report.skipped:
-        output.print_text(f"  left out: {skipped.path} ({skipped.reason})")
+    if every:
+        for skipped in report.skipped:
+            output.print_text(f"  left out: {skipped.path} ({skipped.reason})")
+        return
+    for reason, count in Counter(skipped.reason for skipped in report.skipped).most_common():
+        output.print_text(f"  left out: {count} {'file' if count == 1 else 'files'} ({reason})")

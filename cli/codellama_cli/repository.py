@@ -36,7 +36,12 @@ def open_repository(repo: Path | None) -> "Index":
     """The index of the repository around `repo`, or around the current folder."""
     from codellama_index import open_index
 
-    return open_index(place(repo))
+    loaded = config.load(None)  # a repository has no say in this, and what is wrong elsewhere is told there
+    return open_index(
+        place(repo),
+        max_bytes=loaded.whole("index.max_bytes"),
+        submodules=bool(loaded.values["index.submodules"]),
+    )
 
 
 def refreshed(index: "Index", within_s: float = math.inf) -> "Index":

@@ -34,7 +34,7 @@ class Index:
     def __init__(self, root: Path, place: Place, max_bytes: int, submodules: bool) -> None:
         self.root = root
         self.place = place
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._submodules = submodules
         self._writer = Writer(place, root, schema.fingerprint())
         self._queries = Queries(self._writer.store)
@@ -76,7 +76,7 @@ class Index:
         if report.indexed and report.complete:
             if self._writer.store.garbage() > _GARBAGE:
                 self._writer.rebuild(work)
-            self._writer.bound(self._max_bytes)
+            self._writer.bound(self.max_bytes)
         return report
 
     def update(self, paths: Iterable[str]) -> None:
@@ -87,6 +87,10 @@ class Index:
     def status(self) -> SyncReport:
         """The index as it stands, without a look at the disk."""
         return self._reading(lambda: syncing.report(self._writer.store, 0, 0.0))
+
+    def paths(self) -> list[str]:
+        """Every file that the index knows, left out or not."""
+        return self._reading(lambda: list(self._writer.store.files()))
 
     def notes(self) -> list[str]:
         """What a person should know of the index's place, a sentence each."""

@@ -92,6 +92,13 @@ def folders(root: Path, paths: Iterable[str]) -> list[Path]:
     return [root / folder for folder in sorted(found)]
 
 
+def is_ignored(root: Path, folder: Path) -> bool:
+    """Whether a folder without files is one that the walk would not go into."""
+    if _NEVER & set(folder.relative_to(root).parts):
+        return True
+    return _git(root, "check-ignore", "-q", "--", str(folder)) is not None
+
+
 def _found(root: Path, names: Iterable[str]) -> Iterator[FoundFile]:
     ours = _ignore_file(root / _OURS)
     real: dict[str, bool] = {"": True}

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 from codellama_index.errors import CodeIndexError
 from codellama_lsp.jobs import Background
 from codellama_lsp.progress import Progress
+from codellama_lsp.settings import IndexSettings
 from codellama_lsp.status import StatusBoard
 
 if TYPE_CHECKING:
     from codellama_index import Index
     from codellama_index.sync import Step
+    from codellama_index.watch import Watcher
 
 T = TypeVar("T")
 
@@ -32,6 +34,7 @@ class Folder:
     paths: set[Path]
     stop: threading.Event = field(default_factory=threading.Event)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    watcher: "Watcher | None" = None
 
 
 class Folders:
@@ -43,11 +46,13 @@ class Folders:
         status: StatusBoard,
         background: Background,
         complain: Callable[[str], None],
+        options: Callable[[], IndexSettings],
     ) -> None:
         self._progress = progress
         self._status = status
         self._background = background
         self._complain = complain
+        self._options = options
         self._folders: dict[Path, Folder] = {}
 
     async def add(self, path: Path) -> None:
@@ -56,7 +61,7 @@ class Folders:
             self._complain(f"{path} is not indexed, it holds more than a project: open a project's folder.")
             return
         try:
-            index = await asyncio.to_thread(_open, path)
+            index = await asyncio.to_thread(_open, path, self._options())
         except CodeIndexError as error:
             self._complain(str(error))
             return
@@ -67,6 +72,8 @@ class Folders:
             return
         folder = self._folders[index.root] = Folder(index.root, index, {path})
         await self._sync(folder)
+        if not folder.stop.is_set():
+            folder.watcher = self._watch(index)
 
     async def remove(self, path: Path) -> None:
         """Forget a workspace folder, and its index with the last folder that lies in it."""
@@ -105,7 +112,22 @@ class Folders:
     async def _drop(self, folder: Folder) -> None:
         folder.stop.set()
         self._folders.pop(folder.root, None)
+        if folder.watcher is not None:
+            await asyncio.to_thread(folder.watcher.close)
         await _write(folder, folder.index.close)
+
+    def _watch(self, index: "Index") -> "Watcher":
+        """Keep it fresh from here on; the process that is elected for a repository does the work."""
+        from codellama_index.watch import Watcher
+
+        loop = asyncio.get_running_loop()
+
+        def notice(sentence: str) -> None:
+            loop.call_soon_threadsafe(self._complain, sentence)
+
+        watcher = Watcher(index, notice)
+        watcher.start()
+        return watcher
 
     async def _sync(self, folder: Folder) -> None:
         """Bring the index up to date, with a progress bar and the status line beside it."""
@@ -156,7 +178,7 @@ async def _write(folder: Folder, work: Callable[[], T]) -> T:
             raise
 
 
-def _open(path: Path) -> "Index":
+def _open(path: Path, options: IndexSettings) -> "Index":
     from codellama_index import open_index
 
-    return open_index(path)
+    return open_index(path, max_bytes=options.max_bytes, submodules=options.submodules)

@@ -48,7 +48,11 @@ class Server(LanguageServer):
         self.status = status.StatusBoard(lambda now: self.protocol.notify(status.METHOD, now.payload()))
         self.background = Background()
         self.folders = Folders(
-            lambda title: Progress(self, title), self.status, self.background, self.complain
+            lambda title: Progress(self, title),
+            self.status,
+            self.background,
+            self.complain,
+            lambda: self.settings.index,
         )
         self.initialization_options: object = None
         self.awake = False

@@ -34,9 +34,14 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """Whether workspace folders are indexed; without an index completions see open files only."""
+    """Whether workspace folders are indexed; without an index completions see open files only.
+
+    `max_bytes` bounds the indexes of all repositories together; `submodules` are gone into, or not.
+    """
 
     enabled: bool = True
+    max_bytes: int = 2_000_000_000
+    submodules: bool = True
 
 
 @dataclass(frozen=True, slots=True)

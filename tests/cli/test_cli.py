@@ -166,7 +166,7 @@ def test_an_empty_repository(home: Path) -> None:
 def test_a_corrupt_index_is_rebuilt(project: Path, home: Path) -> None:
     """Garbage where the index was: the question is answered all the same."""
     run("index", "build", project)
-    (database,) = (home / "cache" / "codellama" / "index").glob("*.sqlite")
+    (database,) = (home / "cache" / "codellama" / "index").glob("*/*.sqlite")
     database.write_bytes(b"garbage" * 1000)
     done = run("ask", "where is the retry delay decided?", "--repo", project, "--json")
     assert json.loads(done.stdout)["citations"][0]["path"] == "retry.py"

@@ -12,6 +12,14 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def write(folder: Path, path: str, text: str = "def f():\n    return 1\n") -> Path:
+    """A file with this text; its folders are made."""
+    file = folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
 def facts(index: Index) -> dict[str, object]:
     """All that an index knows, in an order that does not depend on its history."""
     report = index.status()

@@ -12,19 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from index_support import facts, git
+from index_support import facts, git, write
 
 from codellama_index import Index, open_index
 from codellama_index.errors import NotText, PathNotFound, RepositoryNotFound, StoreError
 
 Cold = Callable[[], dict[str, object]]
-
-
-def write(folder: Path, path: str, text: str = "def f():\n    return 1\n") -> Path:
-    file = folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    return file
 
 
 def test_second_sync_parses_nothing(repository: Path, opened: Index) -> None:

@@ -145,7 +145,7 @@ async def test_a_workspace_is_indexed_and_used(session: Session, tmp_path: Path,
         ):
             await asyncio.sleep(0.01)
     assert isinstance(await session.complete(uri, before), list)
-    assert list((world / "ca").rglob("project-*.sqlite"))
+    assert list((world / "ca").rglob("project-*/*.sqlite"))
     assert (await session.state("ready"))["latency_ms"] > 0
 
 
