@@ -14,7 +14,7 @@ from codellama.runtime.cache import KVCache
 from codellama.runtime.generation import BLOCK, prefill
 
 LENGTH = 2 * BLOCK + 44  # beyond two blocks of prefill and six chunks of the tiny Llama 4
-IDS = [random.Random(0).randrange(256) for _ in range(LENGTH)]
+IDS = random.Random(0).choices(range(256), k=LENGTH)
 
 
 @dataclass(frozen=True)

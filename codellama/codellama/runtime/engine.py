@@ -6,7 +6,6 @@ that it begins with.
 """
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -15,14 +14,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from codellama.runtime.cache import KVCache
 from codellama.runtime.chat import ChatFormat, chat_format
+from codellama.runtime.device import find_device, find_dtype
 from codellama.runtime.errors import (
     InvalidRequest,
+    UnsupportedArchitecture,
 )
-from codellama.runtime.generation import BLOCK, Cancelled, StreamedText, decode, prefill
+from codellama.runtime.generation import BLOCK, Cancelled, LanguageModel, StreamedText, decode, prefill
 from codellama.runtime.healing import Spelling
 from codellama.runtime.locate import locate
+from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
 from codellama.runtime.model import Transformer
 from codellama.runtime.prompt_builder import Prompt, PromptBuilder
 from codellama.runtime.records import (
@@ -39,6 +40,7 @@ from codellama.runtime.records import (
     Sampling,
     Stats,
 )
+from codellama.runtime.reference import ReferenceModel, load_reference
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.tokenizer_files import load_tokenizer
@@ -54,7 +56,7 @@ class Engine:
     """A loaded model; safe to use from several threads, which take turns."""
 
     def __init__(
-        self, name: str, model: Transformer, tokenizer: Tokenizer, chat: ChatFormat | None = None
+        self, name: str, model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat | None = None
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -63,8 +65,9 @@ class Engine:
             model.config, can_infill=self._prompts.can_infill, can_chat=self._prompts.can_chat
         )
         self._model = model
-        self._device = model.embed_tokens.weight.device
-        self._cache = self._new_cache(min(2 * BLOCK, self.config.max_context))
+        self._device = model.device
+        self._needs = generation_needs(self.config, model.dtype, BLOCK)
+        self._cache = model.new_cache(min(2 * BLOCK, self.config.max_context))
         self._cached: list[int] = []  # the ids whose keys and values the cache holds from a prefill
         self._turn = threading.Lock()
 
@@ -129,8 +132,12 @@ class Engine:
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits of every position for `ids`, [T, V] float32, computed without the cache."""
+        """Logits of every position for `ids`, [T, V] float32, computed without the cache.
+
+        Raises ContextTooLong where memory has no room for them.
+        """
         with self._turn:
+            check_room(logits_needs(self.config, self._model.dtype), len(ids), self._device)
             rows = torch.tensor([list(ids)], device=self._device)
             out: Tensor = self._model(rows)[0].float()
             return out
@@ -164,7 +171,7 @@ class Engine:
         ids = run.ids_to_run
         shared = _common_length(self._cached, ids[:-1]) // BLOCK * BLOCK
         self._make_room(len(ids) + run.spelled_bytes + max_tokens, shared)
-        self._cache.length = shared
+        shared = self._cache.length
         self._cached = ids[:shared]
         try:
             logits = prefill(self._model, self._cache, ids, cancelled)
@@ -208,17 +215,15 @@ class Engine:
             run.stats = replace(run.stats, decode_s=time.perf_counter() - started)
 
     def _make_room(self, positions: int, keep: int) -> None:
-        """Grows the cache to hold `positions`, keeping the first `keep`."""
-        if positions <= self._cache.capacity:
-            return
+        """Rewinds the cache to `keep` positions and grows it to hold `positions`, if memory has room."""
         capacity = min(-(-positions // BLOCK) * BLOCK, self.config.max_context)
-        grown = self._new_cache(capacity)
-        grown.keys[..., :keep, :] = self._cache.keys[..., :keep, :]
-        grown.values[..., :keep, :] = self._cache.values[..., :keep, :]
-        self._cache = grown
-
-    def _new_cache(self, capacity: int) -> KVCache:
-        return KVCache(self.config, capacity, self._device, self._model.embed_tokens.weight.dtype)
+        fits = capacity <= self._cache.capacity
+        # What has to be copied to a larger cache needs both for a moment.
+        held = self._cache.nbytes if fits or keep == 0 else 0
+        check_room(self._needs, positions, self._device, held)
+        self._cache.rewind(keep)
+        if not fits:
+            self._cache.grow(capacity)
 
 
 class _Run:
@@ -262,52 +267,30 @@ def load_engine(
     """Loads the model `name` (see `locate`) onto a device.
 
     `device`: auto (CUDA, then MPS, then CPU) or torch's name of one. `dtype`: auto (float32 on a CPU,
-    bfloat16 elsewhere), float32, bfloat16 or float16. `max_context`: at most this many tokens in prompt
-    and answer together. `progress`: called with the bytes of weights that are loaded, and all there are.
-    Raises UnknownModel, CheckpointError or InvalidRequest.
+    bfloat16 elsewhere), float32, bfloat16 or float16. `max_context`: this many tokens in prompt and answer
+    together, be it more than the model was made for (as Code Llama reads 100,000); by default its own
+    context, or what memory has room for. `progress`: called with the bytes of weights that are loaded, and
+    all there are. Raises UnknownModel, CheckpointError or InvalidRequest.
     """
     path = locate(name)
-    checkpoint = open_checkpoint(path)
-    place = _device(device)
-    if max_context:
-        checkpoint.config = replace(checkpoint.config, max_context=max_context)
-    config = checkpoint.config
-    tokenizer = load_tokenizer(path)
-    tokenizer.fit(config.vocab_size, str(path))
-    model = load_transformer(checkpoint, place, _dtype(dtype, place), progress)
-    return Engine(name, model, tokenizer, chat_format(path, tokenizer, config))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cpu":
-        # More threads than cores only get in each other's way.
-        torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
+    place = find_device(device)
+    kind = find_dtype(dtype, place)
+    model: Transformer | ReferenceModel
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidRequest(
-            f"The device {name!r} cannot be used here: choose auto, cpu, cuda or mps."
-        ) from error
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    known: dict[str, torch.dtype] = {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }
-    if name not in known:
-        raise InvalidRequest(f"There is no dtype {name!r}: choose auto, {', '.join(known)}.")
-    return known[name]
+        checkpoint = open_checkpoint(path)
+    except UnsupportedArchitecture as refusal:
+        model = load_reference(path, place, kind, refusal)
+        tokenizer = load_tokenizer(path)
+        tokenizer.fit(model.config.vocab_size, str(path))
+    else:
+        tokenizer = load_tokenizer(path)
+        tokenizer.fit(checkpoint.config.vocab_size, str(path))
+        model = load_transformer(checkpoint, place, kind, progress)
+    room = generation_needs(model.config, model.dtype, BLOCK).tokens_within(usable_bytes(place))
+    # Packing fills the context, so it must not promise what memory cannot hold.
+    context = max_context or min(model.config.max_context, max(room // BLOCK, 2) * BLOCK)
+    model.config = replace(model.config, max_context=context)
+    return Engine(name, model, tokenizer, chat_format(path, tokenizer, model.config))
 
 
 def _turns(messages: Sequence[dict[str, str]]) -> tuple[ChatMessage, ...]:

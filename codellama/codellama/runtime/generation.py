@@ -6,15 +6,50 @@ cached before it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from codellama.runtime.cache import KVCache
-from codellama.runtime.model import Transformer
+from codellama.runtime.config import ModelConfig
 from codellama.runtime.sampling import Sampler
 
 BLOCK = 128
+
+
+class Cache(Protocol):
+    """What a model remembers of one sequence; `KVCache` says more."""
+
+    length: int
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def rewind(self, length: int) -> int: ...
+
+    def grow(self, capacity: int) -> None: ...
+
+
+class LanguageModel(Protocol):
+    """What the engine drives: `Transformer`, or `ReferenceModel` for what that does not compute."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def new_cache(self, capacity: int) -> Cache: ...
+
+    def __call__(self, ids: Tensor, cache: Any = None, last_only: bool = False) -> Any:
+        """Logits of ids [B, T] (Transformer.forward says more)."""
+        ...
 
 
 class Cancelled(Exception):
@@ -22,7 +57,7 @@ class Cancelled(Exception):
 
 
 @torch.inference_mode()
-def prefill(model: Transformer, cache: KVCache, ids: Sequence[int], cancelled: Callable[[], bool]) -> Tensor:
+def prefill(model: LanguageModel, cache: Cache, ids: Sequence[int], cancelled: Callable[[], bool]) -> Tensor:
     """Runs `ids` from position `cache.length` on (a multiple of BLOCK); logits [V] of the last one."""
     assert cache.length % BLOCK == 0
     assert cache.length < len(ids)
@@ -31,7 +66,7 @@ def prefill(model: Transformer, cache: KVCache, ids: Sequence[int], cancelled: C
         if cancelled():
             raise Cancelled
         block = ids[cache.length : cache.length + BLOCK]
-        rows = torch.tensor([block], device=cache.keys.device)  # [1, T]
+        rows = torch.tensor([block], device=model.device)  # [1, T]
         logits = model(rows, cache, last_only=True)
     assert logits is not None
     last: Tensor = logits[0, -1]
@@ -40,8 +75,8 @@ def prefill(model: Transformer, cache: KVCache, ids: Sequence[int], cancelled: C
 
 @torch.inference_mode()
 def decode(
-    model: Transformer,
-    cache: KVCache,
+    model: LanguageModel,
+    cache: Cache,
     logits: Tensor,
     sampler: Sampler,
     cancelled: Callable[[], bool],

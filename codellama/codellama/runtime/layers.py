@@ -37,8 +37,9 @@ def causal_mask(start: int, length: int, like: Tensor) -> Tensor | None:
     """
     if start == 0 or length == 1:
         return None
-    closed = torch.full((length, start + length), -torch.inf, device=like.device, dtype=like.dtype)
-    return closed.triu_(start + 1)
+    mask = torch.zeros(length, start + length, device=like.device, dtype=like.dtype)
+    mask[:, start:] = torch.full_like(mask[:, start:], -torch.inf).triu_(1)
+    return mask
 
 
 class RMSNorm(nn.Module):

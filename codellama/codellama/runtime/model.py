@@ -4,6 +4,7 @@ One definition serves inference (with a `KVCache`) and training (without). What 
 checked against transformers in tests/runtime/test_families.py.
 """
 
+import torch
 from torch import Tensor, nn
 
 from codellama.runtime.cache import KVCache
@@ -42,6 +43,20 @@ class Transformer(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.rope = RopeTables(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.embed_tokens.weight.dtype
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache with room for `capacity` positions."""
+        return KVCache(self.config, capacity, self.device, self.dtype)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
         """Logits in the model's dtype: of every position, or with `last_only` of the last, [B, 1, V]."""

@@ -1,0 +1,41 @@
+"""Where a model computes, and in what dtype."""
+
+import os
+
+import torch
+
+from codellama.runtime.errors import InvalidRequest
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` (CUDA, then MPS, then CPU) or torch's name of a device; raises InvalidRequest."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cpu":
+        # More threads than cores only get in each other's way.
+        torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidRequest(
+            f"The device {name!r} cannot be used here: choose auto, cpu, cuda or mps."
+        ) from error
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` (float32 on a CPU, bfloat16 elsewhere) or a dtype's name; raises InvalidRequest."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    known: dict[str, torch.dtype] = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
+    if name not in known:
+        raise InvalidRequest(f"There is no dtype {name!r}: choose auto, {', '.join(known)}.")
+    return known[name]
