@@ -1,5 +1,6 @@
 """Every family of Llamas against transformers: the same numbers, cached or not, in blocks or whole."""
 
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from codellama.runtime import Engine, load_engine
 from codellama.runtime.cache import KVCache
+from codellama.runtime.config import ModelConfig
 from codellama.runtime.generation import BLOCK, prefill
 
 LENGTH = 2 * BLOCK + 44  # beyond two blocks of prefill and six chunks of the tiny Llama 4
@@ -46,6 +48,19 @@ def _cache(engine: Engine) -> KVCache:
 def test_logits_equal_the_reference(pair: Pair) -> None:
     """Every position's logits, in one pass, within 1e-4 in float32."""
     torch.testing.assert_close(pair.engine.logits(IDS), pair.expected, atol=1e-4, rtol=0)
+
+
+def test_what_equals_the_default_may_be_left_out(tmp_path: Path) -> None:
+    """Llama 4's config.json, alone or inside a vision model's, with its lists or the rules they follow."""
+    write_family(tmp_path, "llama-4-maverick")
+    data = json.loads((tmp_path / "config.json").read_text())
+    config = ModelConfig.from_hugging_face(data, "here")
+    assert config.llama4 is not None
+    assert (config.llama4.moe_layers, config.llama4.nope_layers) == ((1, 3), (3,))
+    for key in ("moe_layers", "no_rope_layers", "layer_types", "attn_scale", "rms_norm_eps"):
+        del data[key]
+    assert ModelConfig.from_hugging_face(data, "here") == config
+    assert ModelConfig.from_hugging_face({"model_type": "llama4", "text_config": data}, "here") == config
 
 
 def test_prefill_in_blocks_equals_the_reference(pair: Pair) -> None:

@@ -9,6 +9,8 @@ import torch
 from runtime_support import write_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MllamaConfig,
@@ -61,13 +63,21 @@ def _write(folder: Path, architecture: str) -> PreTrainedModel:
         rope = {"rope_type": "default", "rope_theta": 5e5}
         text = shape | {"cross_attention_layers": [1], "rope_parameters": rope, "bos_token_id": 1}
         model = MllamaForConditionalGeneration(MllamaConfig(text_config=text, vision_config=VISION))
+    elif architecture == "yarn":  # a Llama whose RoPE scaling our own transformer does not compute
+        rope = {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
+        model = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope))
     else:  # a window shorter than the prompts below
         model = MistralForCausalLM(MistralConfig(**shape, sliding_window=40))
     model.eval().save_pretrained(folder)
     return model
 
 
-@pytest.fixture(scope="module", params=["qwen2", "mistral", "mllama"])
+@pytest.fixture(scope="module", params=["qwen2", "mistral", "mllama", "yarn"])
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Engine, PreTrainedModel]:

@@ -111,9 +111,9 @@ def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None
         ({"num_attention_heads": 3}, "heads"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}}, "low_freq_factor"),
         ({"rope_parameters": {"rope_type": "linear", "factor": -2.0}}, "scaling"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "spiral", "factor": 2.0}}, "spiral"),
         ({"rope_parameters": "default"}, "config.json"),
-        ({"hidden_act": "gelu"}, "gelu"),
+        ({"hidden_act": "swirl"}, "swirl"),
     ],
 )
 def test_a_config_of_another_model_is_refused(folder: Path, changes: dict[str, Any], word: str) -> None:

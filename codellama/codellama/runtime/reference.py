@@ -123,11 +123,14 @@ def load_reference(
         )
     except Exception as error:
         raise CheckpointError(
-            f"{folder} cannot be read by transformers ({_first_line(error)}): fetch the checkpoint again."
+            f"{folder} cannot be read as a {config.model_type} model ({_first_line(error)}): fetch the "
+            "checkpoint again."
         ) from error
     if report["missing_keys"]:  # transformers would go on with random weights
         name = min(report["missing_keys"])
-        raise CheckpointError(f"{folder} lacks the tensor {name}: fetch the checkpoint again.")
+        raise CheckpointError(
+            f"{folder} lacks {name}, a tensor of a {config.model_type} model: fetch the checkpoint again."
+        )
     return ReferenceModel(model.to(device).eval().requires_grad_(False))
 
 
