@@ -164,7 +164,12 @@ GGUF_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm
 
 
 def write_gguf(
-    file: Path, model: LlamaForCausalLM, kind: str = "F32", divisors: Tensor | None = None, pieces: int = 4
+    file: Path,
+    model: LlamaForCausalLM,
+    kind: str = "F32",
+    divisors: Tensor | None = None,
+    pieces: int = 4,
+    entries: dict[str, int] | None = None,
 ) -> Path:
     """A .gguf file with matrices in `kind`, norms in F32 and a vocabulary of nothing but names."""
     config = model.config
@@ -183,6 +188,8 @@ def write_gguf(
     writer.add_token_list([f"piece{n}" for n in range(pieces)])
     writer.add_token_scores([float(-n) for n in range(pieces)])
     writer.add_token_types([1] * pieces)
+    for key, value in (entries or {}).items():
+        writer.add_uint32(key, value)
     if divisors is not None:
         writer.add_tensor("rope_freqs.weight", divisors.numpy())
     for name, tensor in gguf_tensors(model).items():

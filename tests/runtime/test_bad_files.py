@@ -1,5 +1,6 @@
 """Damaged and hostile files of every format: one sentence that names file and tensor, soon and cheaply."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from formats_support import copy, make_llama, write_gguf, write_hugging_face, wr
 from safetensors.torch import load_file, save_file
 
 from codellama.runtime import load_engine
+from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError, CodellamaError
 from codellama.runtime.weights.checkpoint import open_checkpoint
 from codellama.runtime.weights.loading import load_transformer
@@ -178,6 +180,31 @@ def test_index_that_leaves_its_folder(bad: Callable[[str], Path], kind: str, pla
     with pytest.raises(CheckpointError, match=r"index\.json names") as caught:
         open_checkpoint(path).infos()
     assert refused_index in str(caught.value)
+
+
+ODD_VALUES = (
+    *(None, True, 0, -1, 3, 10**9, 10**30, 1.5, float("nan"), float("inf"), "x", "", [], [1], ["a"], [10**9]),
+    *({}, {"rope_type": []}, {"rope_type": "linear"}, {"rope_type": "linear", "factor": float("nan")}),
+)
+LLAMA4 = {
+    **{"model_type": "llama4_text", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 48},
+    **{"intermediate_size_mlp": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 16},
+    **{"num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1, "moe_layers": [0, 1]},
+    **{"attention_chunk_size": 16, "max_position_embeddings": 128, "no_rope_layers": [1, 1, 1, 0]},
+    **{"interleave_moe_layer_step": 1, "no_rope_layer_interval": 4, "attn_scale": 0.1, "floor_scale": 8},
+    **{"rms_norm_eps": 1e-5, "rope_theta": 1e4, "rope_scaling": None, "tie_word_embeddings": False},
+}
+
+
+@pytest.mark.parametrize("key", LLAMA4)
+def test_odd_descriptions(key: str) -> None:
+    """Whatever stands at a key of config.json: a description, or an error of ours, at once."""
+    for kind in ("llama", "llama4_text", "llama4"):
+        for value in ODD_VALUES:
+            text = LLAMA4 | {"model_type": kind} | {key: value}
+            data = {"model_type": kind, "text_config": text} if kind == "llama4" else text
+            with contextlib.suppress(CheckpointError):
+                ModelConfig.from_hugging_face(data, "config.json")
 
 
 # safetensors
@@ -472,6 +499,10 @@ def test_gguf_of_other_kinds(bad: Callable[[str], Path], tmp_path: Path) -> None
     path = bad("gguf")
     path.write_bytes(path.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0qwen2", 1))
     refused(path, str(path), "qwen2")
+    split = write_gguf(tmp_path / "split.gguf", make_llama(), entries={"split.count": 2})
+    refused(split, str(split), "2 parts", "--merge")
+    experts = write_gguf(tmp_path / "moe.gguf", make_llama(), entries={"llama.expert_count": 8})
+    refused(experts, str(experts), "mixture of experts")
     refused(write_gguf(tmp_path / "t.gguf", make_llama(), pieces=273), "t.gguf", "273", "token_embd.weight")
 
 

@@ -13,6 +13,8 @@ from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
 
 NATIVE = ("llama", "llama4", "llama4_text")  # what `model_type` in a config.json may be
 
+_MOST_LAYERS = 2**12  # far above any Llama's; lists of so many are made before the files are looked at
+
 
 @dataclass(frozen=True, slots=True)
 class LinearScaling:
@@ -168,12 +170,14 @@ class ModelConfig:
             data = {"tie_word_embeddings": tied} | text | {"model_type": "llama4_text"}
         _refuse_unsupported(data, source)
         try:
+            if int(data["num_hidden_layers"]) > _MOST_LAYERS:
+                raise ValueError(f"{data['num_hidden_layers']} layers")
             return cls(**_fields(data, source))
         except KeyError as error:
             raise CheckpointError(
                 f"{source} has no {error}: it does not describe a Llama; name a folder that holds one."
             ) from error
-        except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        except (TypeError, ValueError, IndexError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{source} holds a value that is no size ({error}): fetch the checkpoint again."
             ) from error

@@ -7,6 +7,7 @@ Face's. Quantised tensors come out in float32, through the gguf package.
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,9 @@ class GgufCheckpoint:
         turned = "q_proj." in info.name or "k_proj." in info.name
         multiple = self.config.head_dim if turned else 1
         width = tensor.nbytes // tensor.shape[0]
-        for rows in row_blocks(tensor.shape, 4 * (tensor.shape[1] if len(tensor.shape) > 1 else 1), multiple):
+        # Dequantising makes several arrays of a block's size: small ones stay in the processor's cache.
+        row_bytes = 4 * prod(tensor.shape[1:]) * (4 if tensor.dtype in _QUANTISED else 1)
+        for rows in row_blocks(tensor.shape, row_bytes, multiple):
             block = _read(self.path, tensor, rows, width)
             yield (rows,), halves_from_pairs(block, multiple) if turned else block
 
