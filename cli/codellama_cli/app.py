@@ -8,6 +8,7 @@ import codellama
 from codellama_cli.ask import ask
 from codellama_cli.complete import complete
 from codellama_cli.doctor import doctor
+from codellama_cli.evaluate import evaluate
 from codellama_cli.index import index
 from codellama_cli.infill import infill
 from codellama_cli.lsp import lsp
@@ -49,3 +50,4 @@ for command in (ask, complete, infill, serve, lsp, doctor):
 app.add_typer(index, name="index")
 app.add_typer(models, name="models")
 app.add_typer(config, name="config")
+app.add_typer(evaluate, name="eval")

@@ -67,6 +67,10 @@ def complete(
             output.print_text(done.text or "(no completion here)")
             for source in done.sources:
                 output.print_text(f"  {source.path}:{source.start_line}-{source.end_line}  {source.why}")
+            if done.guess:
+                output.print_text(
+                    f"  as in {done.guess.source}" if not done.guess.own else "  as elsewhere here"
+                )
             output.print_text(
                 f"  {stats.tokens} tokens, prompt {stats.prompt_tokens} ({stats.reused_tokens} reused), "
                 f"prefill {numbers['prefill_ms']} ms, decode {numbers['decode_ms']} ms"

@@ -66,10 +66,10 @@ def test_the_cursors_own_file_speaks_by_its_text_alone() -> None:
     evidence = Evidence()
     evidence.put("a.py", "total = compute(old_name)\n")
     text = "total = compute(new_name)\n\n\ntotal = "
-    guess = evidence.rest_of_line(text, without="a.py")
+    guess = evidence.rest_of_line(text, without=("a.py",))
     assert (guess.text, guess.own) == ("compute(new_name)", True)
-    assert evidence.rest_of_line("total = ", without="a.py") is None
-    assert evidence.rest_of_line("total = ", "\n" + text[:26], without="a.py").text == "compute(new_name)"
+    assert evidence.rest_of_line("total = ", without=("a.py",)) is None
+    assert evidence.rest_of_line("total = ", "\n" + text[:26], without=("a.py",)).text == "compute(new_name)"
 
 
 def test_a_text_is_replaced_and_dropped() -> None:

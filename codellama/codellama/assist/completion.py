@@ -1,11 +1,17 @@
-"""A completion at a place in a file: gather context, ask the server, filter what comes back."""
+"""A completion at a place in a file: gather context, ask the server, filter what comes back.
+
+While the model is at it, the repository's own files are asked too; the surer of the two is shown.
+"""
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codellama.assist import filters
 from codellama.assist.context import extras, windows
+from codellama.assist.precedents import guess_at, surer
+from codellama.runtime.evidence import Guess
+from codellama.runtime.locate import POCKET
 from codellama.runtime.records import FinishReason, InfillRequest, Packed, Stats
 from codellama.serve.client import ModelClient
 from codellama_index import Index
@@ -34,7 +40,11 @@ class CompletionQuery:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What to insert at the offset ("" for nothing), where it came from and what it cost."""
+    """What to insert at the offset ("" for nothing), where it came from and what it cost.
+
+    `guess` is set where the text is not the model's but how a line went on elsewhere; `filters` and
+    `stats` are about the model's all the same.
+    """
 
     text: str
     sources: tuple[Snippet, ...]
@@ -42,6 +52,7 @@ class Completion:
     stats: Stats
     finish_reason: FinishReason
     filters: tuple[str, ...]
+    guess: Guess | None = None
 
 
 async def complete(
@@ -63,11 +74,18 @@ async def complete(
         max_tokens=query.max_tokens,
         stop=("\n",) if single else (),
     )
-    result = await client.infill(request, model=model, deadline_s=deadline_s)
+    guessing = asyncio.create_task(_guess(index, query, prefix, suffix))
+    try:
+        result = await client.infill(request, model=model, deadline_s=deadline_s)
+    except BaseException:
+        guessing.cancel()
+        raise
     text, changed = filters.apply(result.text, prefix, suffix)
+    gated = (model or client.settings.model) == POCKET
+    text, guess = surer(text, result.text, result.stats, await guessing, gated=gated)
     kept = {packed.filename for packed in result.packed if packed.kept}
     sources = tuple(snippet for snippet in snippets if snippet.path in kept)
-    return Completion(text, sources, result.packed, result.stats, result.finish_reason, changed)
+    return Completion(text, sources, result.packed, result.stats, result.finish_reason, changed, guess)
 
 
 async def _snippets(index: Index | None, query: CompletionQuery) -> tuple[Snippet, ...]:
@@ -81,6 +99,19 @@ async def _snippets(index: Index | None, query: CompletionQuery) -> tuple[Snippe
         return tuple(await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S))
     except (CodeIndexError, TimeoutError):
         return ()
+
+
+async def _guess(index: Index | None, query: CompletionQuery, prefix: str, suffix: str) -> Guess | None:
+    """How the line went on elsewhere, as it may be inserted; none rather than a late one."""
+    look_up = asyncio.to_thread(guess_at, index, query.path, prefix, suffix, query.open_documents)
+    try:
+        guess = await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S)
+    except TimeoutError:
+        return None
+    if guess is None:
+        return None
+    text, _ = filters.apply(guess.text, prefix, suffix)
+    return replace(guess, text=text) if text else None
 
 
 def _is_single_line(prefix: str, suffix: str) -> bool:

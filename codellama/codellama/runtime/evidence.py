@@ -8,7 +8,7 @@ right. The same index over token ids can draft for a large model.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -116,16 +116,16 @@ class Evidence:
         """Forgets a text; one that is not known is no error."""
         self._texts.pop(name, None)
 
-    def rest_of_line(self, prefix: str, suffix: str = "", without: str = "") -> Guess | None:
+    def rest_of_line(self, prefix: str, suffix: str = "", without: Collection[str] = ()) -> Guess | None:
         """What the line that `prefix` ends in may go on with; None where nothing like it was seen.
 
-        The cursor's own file speaks through prefix and suffix; `without` names it, so that an old state
-        of it does not speak too.
+        The cursor's own file speaks through prefix and suffix; `without` names texts that do not
+        speak: the old state of that file, for one.
         """
         words = _WORD.findall(prefix[-2000:])
         begun = words.pop() if words and re.fullmatch(r"\w+", words[-1]) else ""
         following = next((line.strip() for line in suffix.split("\n")[1:] if line.strip()), "")
-        others = {name: found for name, found in self._texts.items() if name != without}
+        others = {name: found for name, found in self._texts.items() if name not in without}
         own = {"<": self._read(prefix), ">": self._read(suffix)}
         context = [self._keys.get(_key(word), -1) for word in words[-LONGEST:]]
         guesses = (self._best(texts, context, begun, following, own=texts is own) for texts in (own, others))
