@@ -73,8 +73,9 @@ def test_the_page_tells_of_every_model(golden: Golden) -> None:
 
 def table() -> str:
     lines = [
-        "| model | parameters | f32 | bf16 | q8_0 | q4_0 | context | its keys and values | infills | chats |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+        "| model | parameters | f32 | bf16 | q8_0 | q4_0 | context | its keys and values | per 1,000 tokens "
+        "| infills | chats |",
+        "| --- " + "| ---: " * 8 + "| --- | --- |",
         *(row(model) for model in known_models()),
     ]
     return "\n".join(lines) + "\n"
@@ -89,6 +90,7 @@ def row(model: KnownModel) -> str:
         *sizes,
         f"{shape.max_context:,}",
         f"{cache_bytes(shape, shape.max_context) / 1e9:,.1f}",
+        f"{cache_bytes(shape, 1000) / 1e9:.3f}",
         {"yes": "yes", "unsure": "if asked", "no": "no"}[model.infill],
         "yes" if model.chat else "no",
     ]

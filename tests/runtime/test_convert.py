@@ -167,6 +167,26 @@ def test_the_pocket_model_for_transformers(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "p").config.family == "pocket"
 
 
+def test_a_chat_template_goes_along(tmp_path: Path) -> None:
+    """From a folder's configuration into a GGUF file, and from there into a folder."""
+    write_hugging_face(tmp_path / "a", make_llama())
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    convert(tmp_path / "a", tmp_path / "b.gguf")
+    convert(tmp_path / "b.gguf", tmp_path / "c")
+    assert read_header(tmp_path / "b.gguf").metadata["tokenizer.chat_template"] == template
+    assert (tmp_path / "c" / "chat_template.jinja").read_text() == template
+
+
+def test_llama_4_has_no_gguf_file(tmp_path: Path) -> None:
+    """It is refused before anything is written, with what to do instead."""
+    (tmp_path / "a").mkdir()
+    write_family(tmp_path / "a", "llama-4-scout")
+    with pytest.raises(InvalidRequest, match="name a folder"):
+        convert(tmp_path / "a", tmp_path / "b.gguf", "f32")
+    assert listing(tmp_path) == {"a"}
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     return write_hugging_face(tmp_path / "tiny", make_llama())

@@ -23,8 +23,9 @@ from gguf.tensor_mapping import get_tensor_name_map
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codellama.runtime.chat import read_template
 from codellama.runtime.config import LinearScaling, ModelConfig
-from codellama.runtime.errors import CheckpointError
+from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.rope import frequencies
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.vocabulary import PieceKind
@@ -71,11 +72,14 @@ def write(checkpoint: Checkpoint, tokenizer: Tokenizer, file: Path, type_: str, 
     plan = _plan(checkpoint, type_)
     writer = GGUFWriter(file, "llama")
     try:
-        writer.add_name(checkpoint.path.stem)
+        writer.add_name(checkpoint.path.name.removesuffix(".gguf"))
         writer.add_file_type(TYPES[type_][1])
         writer.add_quantization_version(_QUANTISATION_VERSION)
         _add_shape(writer, checkpoint.config)
         _add_vocabulary(writer, tokenizer, checkpoint.config.vocab_size)
+        template, _ = read_template(checkpoint.path)
+        if template:
+            writer.add_chat_template(template)
         divisors = rope_divisors(checkpoint.config)
         if divisors is not None:
             writer.add_tensor_info("rope_freqs.weight", divisors.shape, divisors.dtype, divisors.nbytes)
@@ -103,14 +107,16 @@ def rope_divisors(config: ModelConfig) -> NDArray[np.float32] | None:
 
 
 def _plan(checkpoint: Checkpoint, type_: str) -> list[_Planned]:
+    if checkpoint.config.llama4:
+        raise InvalidRequest(
+            f"{checkpoint.path} is a Llama 4, whose experts are not written to GGUF: name a folder to make "
+            "instead of a .gguf file."
+        )
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, checkpoint.config.n_layers)
     plan = []
     for info in outline(checkpoint)[1].values():
         name = names.get_name(info.name, try_suffixes=(".weight", ".bias"))
-        if name is None or checkpoint.config.llama4:
-            raise CheckpointError(
-                f"{info.file}: GGUF has no name for {info.name} in a Llama: convert to a folder instead."
-            )
+        assert name is not None, f"GGUF has no name for {info.name}"
         plan.append(_Planned(name, info, _kind(name, info.shape, TYPES[type_][0], checkpoint.config)))
     return plan
 

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codellama.runtime.chat import read_template
 from codellama.runtime.sentencepiece_model import SentencePieceFile, llama_specs, write_sentencepiece
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.vocabulary import PATTERNS, PieceKind, Vocabulary, bytes_of_piece
@@ -31,6 +32,9 @@ def write_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer, folder: Path) 
     for name in COPIED if checkpoint.path.is_dir() else ():
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
+    template, _ = read_template(checkpoint.path)
+    if template and not checkpoint.path.is_dir():
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     vocabulary = tokenizer.vocabulary
     if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         (folder / "tokenizer.model").write_bytes(_model_file(tokenizer, vocabulary))
