@@ -24,6 +24,7 @@ from codellama.runtime import Engine, load_engine
 from codellama.runtime.chat import ChatFormat, chat_format, chat_ids
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import ContextTooLong, InvalidRequest
+from codellama.runtime.prompt_builder import PromptBuilder
 from codellama.runtime.records import ChatMessage, ChatRequest, Extra, Sampling
 from codellama.runtime.tokenizer import Tokenizer
 
@@ -117,6 +118,16 @@ def test_code_llama_70b(code_llama: Path) -> None:
     assert chat_ids("source", loaded(code_llama), [ChatMessage("system", ""), *hi]) == [
         int(i) for i in golden.split()
     ]
+
+
+def test_the_ends_of_code_llamas_chats(code_llama: Path) -> None:
+    """70B ends a turn with its step, the others with EOS."""
+    request = ChatRequest((ChatMessage("user", "Hi"),), 8)
+    ends = {
+        form: PromptBuilder("m", loaded(code_llama), SMALL, form).build(request).stop_ids
+        for form in ("inst", "source")
+    }
+    assert ends == {"inst": {2}, "source": {2, 32_015}}
 
 
 _tags = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<step>", "<s>", "</s>", " <PRE>", "<|eot_id|>", "a\n"]

@@ -176,6 +176,20 @@ def test_what_is_taken_back(prefix: str, healing: Healing | None) -> None:
     assert plan_healing(INDEX, TOKENIZER.encode(prefix)) == healing
 
 
+def test_words_begin_with_their_space() -> None:
+    """No piece goes on from two spaces: the second may still begin a word, once the first is spelled."""
+    pieces = [*(bytes([byte]) for byte in range(256)), b"  ", b" a"]
+    index = PieceIndex(pieces)
+    healing = plan_healing(index, [ord("x"), 256])
+    assert healing == Healing(1, b"  ")
+    assert set(index.allowed(healing.text)) == {ord(" "), 256}
+    spelling = Spelling(index, healing)
+    assert spelling.push(ord(" ")) == b""
+    assert set(spelling.allowed() or ()) == {ord(" "), 256, 257}
+    assert spelling.push(257) == b"a"
+    assert spelling.done
+
+
 @pytest.fixture(scope="module")
 def code_llama(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """A tiny model with Code Llama's real pieces."""

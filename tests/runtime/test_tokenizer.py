@@ -233,6 +233,23 @@ def test_a_gguf_file_without_a_tokenizer(tmp_path: Path, shared_data: Path) -> N
         load_tokenizer(byte_level_gguf(exported, tmp_path / "bad.gguf", pre="deepseek-llm"))
 
 
+@pytest.mark.parametrize(
+    "names", [("prefix", "suffix", "middle"), ("fim_pre", "fim_suf", "fim_mid")], ids=["old keys", "new keys"]
+)
+def test_infill_ids_by_key(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    """A GGUF file says which pieces infill, whatever they are called; ids that do not exist say nothing."""
+    exported = tmp_path / "tokenizer.json"
+    size = tiny_byte_level(
+        exported, LLAMA3_NAMES | {"<a>": 20, "<b>": 21, "<c>": 22, "<d>": 23}, [("a", "b")]
+    )
+    keys = {f"{name}_token_id": size - 4 + n for n, name in enumerate(names)} | {"eot_token_id": size - 1}
+    file = byte_level_gguf(exported, tmp_path / "a.gguf", keys=keys)
+    assert load_tokenizer(file).infill == InfillTokens(size - 4, size - 3, size - 2, size - 1)
+    assert size - 1 in load_tokenizer(file).stop_ids
+    beyond = byte_level_gguf(exported, tmp_path / "b.gguf", keys=dict.fromkeys(keys, size))
+    assert load_tokenizer(beyond).infill is None
+
+
 def test_extras_cannot_leave_their_comment() -> None:
     """A file name with a line break stays one comment line, in the language's syntax."""
     assert extra_text("a\nb.py", "x") == "# Path: ab.py\nx\n"

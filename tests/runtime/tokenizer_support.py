@@ -93,7 +93,11 @@ def export_tiktoken(model: Path, file: Path, specials: Sequence[str]) -> Path:
 
 
 def byte_level_gguf(
-    tokenizer_json: Path, file: Path, pre: str = "llama-bpe", template: str | None = None
+    tokenizer_json: Path,
+    file: Path,
+    pre: str = "llama-bpe",
+    template: str | None = None,
+    keys: dict[str, int] | None = None,
 ) -> Path:
     """The vocabulary of a byte-level tokenizer.json in a GGUF file without tensors."""
     data = json.loads(tokenizer_json.read_text())
@@ -108,6 +112,8 @@ def byte_level_gguf(
     writer.add_token_merges([" ".join(merge) for merge in data["model"]["merges"]])
     writer.add_bos_token_id(texts["<|begin_of_text|>"])
     writer.add_eos_token_id(texts["<|end_of_text|>"])
+    for key, value in (keys or {}).items():
+        writer.add_uint32(f"tokenizer.ggml.{key}", value)
     if template is not None:
         writer.add_chat_template(template)
     return _written(writer, file)
