@@ -53,13 +53,18 @@ def infill(
     if json:
         output.print_json(report)
         return
+    _print(report)
+
+
+def _print(report: dict[str, object], indent: str = "") -> None:
+    from codellama_cli import output
+
     for name, value in report.items():
         if isinstance(value, dict):
-            output.print_text(name)
-            for inner, number in value.items():
-                output.print_text(f"  {inner:16} {number}")
+            output.print_text(f"{indent}{name}")
+            _print(value, indent + "  ")
         else:
-            output.print_text(f"{name:18} {value}")
+            output.print_text(f"{indent}{name:18} {value}")
 
 
 def _on_benchmark(settings: "Config", data: Path, limit: int | None) -> dict[str, object]:
@@ -80,10 +85,11 @@ def _on_benchmark(settings: "Config", data: Path, limit: int | None) -> dict[str
             return reports
 
     reports = asyncio.run(run())
-    return {**reports["single-line"], **reports}
+    return {**reports["single-line"], "parts": reports}
 
 
 def _on_repository(settings: "Config", index: "Index", limit: int, seed: int) -> dict[str, object]:
+    """Every way of asking; what a completion would show, model and evidence mixed, also stands at the top."""
     from codellama.assist import holes
     from codellama.runtime.errors import InvalidRequest
     from codellama.serve.client import ModelClient
@@ -94,13 +100,14 @@ def _on_repository(settings: "Config", index: "Index", limit: int, seed: int) ->
     if not chosen:
         raise InvalidRequest(f"There is no source file to measure on in {index.root}: name a repository.")
 
-    async def run() -> dict[str, object]:
+    async def run() -> dict[str, dict[str, object]]:
         name = settings.text("completion.model")
         async with ModelClient(repository.serve_settings(settings, name)) as client:
             with output.count_progress("asking") as move:
                 return await holes.measure(client, index, texts, chosen, move)
 
-    return {"seed": seed, **asyncio.run(run())}
+    ways = asyncio.run(run())
+    return {"seed": seed, "n": len(chosen), **ways["mixed"], "ways": ways}
 
 
 def _texts(index: "Index") -> dict[str, str]:

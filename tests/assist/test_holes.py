@@ -1,4 +1,4 @@
-"""Holes in a repository: chosen by a seed, asked in four ways, never told what stood in them."""
+"""Holes in a repository: chosen by a seed, asked in five ways, never told what stood in them."""
 
 import asyncio
 
@@ -40,7 +40,7 @@ def test_a_seed_chooses_places_with_something_after_them() -> None:
     assert holes.choose({"tiny.py": "x = 1\n"}, 5, seed=0) == []
 
 
-def test_four_ways_are_measured_side_by_side(index: Index) -> None:
+def test_the_ways_are_measured_side_by_side(index: Index) -> None:
     """With context and without, evidence alone, and the surer; copies of the file help nobody."""
     copy = TEXT.replace("part_3", "other")
     for name, text in (("new.py", TEXT), ("copy.py", copy), ("user.py", TEXT[:400].replace("total", "sum"))):
@@ -52,7 +52,7 @@ def test_four_ways_are_measured_side_by_side(index: Index) -> None:
     moves: list[int] = []
     report = asyncio.run(holes.measure(client, index, texts, chosen, lambda done, of: moves.append(done)))
     assert moves == list(range(1, len(chosen) + 1))
-    assert report["n"] == len(chosen)
+    assert tuple(report) == holes.WAYS
     assert all(extra.filename not in ("new.py", "copy.py") for r in client.requests for extra in r.extras)
     assert report["model"]["exact_match"] == 0
     assert report["mixed"]["exact_match"] == report["model_with_context"]["exact_match"]

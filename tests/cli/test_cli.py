@@ -101,6 +101,22 @@ def test_complete(project: Path) -> None:
     assert json.loads(run("serve", "--stop", "--json").stdout) == {"stopped": True}
 
 
+def test_eval_infill(project: Path, home: Path) -> None:
+    """Every way of asking is measured at the same places; the benchmark's folder must hold the benchmark."""
+    fails(2, "name a repository", "eval", "infill", "--repo", project)
+    for name in ("one.py", "two.py"):
+        text = "".join(f"def area_{n}(side):\n    return side * {n} + MARGIN\n\n\n" for n in range(20))
+        (project / name).write_text(text.replace("area", name[:3]))
+    done = run("eval", "infill", "--repo", project, "--limit", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {"n": 3, "model": "pocket", "seed": 0}.items() < report.items()
+    assert report["ways"]["evidence"]["exact_match"] > 0
+    assert report["exact_match"] == report["ways"]["mixed"]["exact_match"]
+    assert report["p50_ms"] > 0
+    fails(2, "cannot be read", "eval", "infill", "--data", home)
+
+
 def test_index_commands(project: Path) -> None:
     """build, status, symbols, refs, search, map and drop, as JSON in the contract's shapes."""
 

@@ -12,11 +12,15 @@ from functools import lru_cache
 
 from codellama.assist import context, filters, scores
 from codellama.assist.precedents import SHOWN, probability, surer
-from codellama.runtime.evidence import Evidence
+from codellama.runtime.evidence import Evidence, Guess
 from codellama.runtime.records import Extra, InfillRequest, Result
 from codellama.serve.client import ModelClient
 from codellama_index import Index
 from codellama_index.errors import CodeIndexError
+
+# Ways to ask: the model, it with passages of other files, the repository's evidence (the cursor's own file
+# and all others), the surer of model and evidence without other files, and with them.
+WAYS = ("model", "model_with_context", "evidence", "mixed_without_context", "mixed")
 
 _BUDGET_BYTES = 6144
 _TOKENS = 48
@@ -58,26 +62,24 @@ async def measure(
     texts: dict[str, str],
     holes: Sequence[Hole],
     progress: Callable[[int, int], None],
-) -> dict[str, object]:
+) -> dict[str, dict[str, object]]:
     """Asks for every hole in each way and reports; `texts` are the repository's files by path."""
     evidence = Evidence()
     for path, text in texts.items():
         evidence.put(path, text)
-    ways: dict[str, list[_Said]] = {name: [] for name in ("model", "model_with_context", "evidence", "mixed")}
+    ways: dict[str, list[_Said]] = {name: [] for name in WAYS}
     for n, hole in enumerate(holes):
         near = {path for path, text in texts.items() if path == hole.path or _nearly_same(text, hole)}
         alone = await client.infill(_request(hole, ()))
         helped = await client.infill(_request(hole, _extras(index, hole, near)))
+        own = evidence.rest_of_line(hole.prefix, hole.suffix, without=texts)
         guess = evidence.rest_of_line(hole.prefix, hole.suffix, without=near)
-        ways["model"].append(_of_model(alone, hole))
-        ways["model_with_context"].append(_of_model(helped, hole))
-        ways["evidence"].append(_Said(guess.text, guess.confidence) if guess else _Said("", 0.0))
-        text = filters.apply(helped.text, hole.prefix, hole.suffix)[0]
-        chosen, by = surer(text, helped.text, helped.stats, guess, gated=False)
-        sure = by.confidence if by else probability(text.strip(), helped.text, helped.stats)
-        ways["mixed"].append(_Said(chosen, sure or 0.0, _milliseconds(helped)))
+        said = (_of_model(alone, hole), _of_model(helped, hole), _of_guess(guess))
+        mixed = (_mixed(alone, hole, own), _mixed(helped, hole, guess))
+        for name, one in zip(WAYS, (*said, *mixed), strict=True):
+            ways[name].append(one)
         progress(n + 1, len(holes))
-    return {"n": len(holes), **{name: _report(holes, said) for name, said in ways.items()}}
+    return {name: _report(holes, said) for name, said in ways.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,17 @@ def _extras(index: Index, hole: Hole, near: set[str]) -> tuple[Extra, ...]:
 def _of_model(result: Result, hole: Hole) -> _Said:
     text = filters.apply(result.text, hole.prefix, hole.suffix)[0]
     return _Said(text, probability(text.strip(), result.text, result.stats) or 0.0, _milliseconds(result))
+
+
+def _of_guess(guess: Guess | None) -> _Said:
+    return _Said(guess.text, guess.confidence) if guess else _Said("", 0.0)
+
+
+def _mixed(result: Result, hole: Hole, guess: Guess | None) -> _Said:
+    """The surer of the two, as a completion would choose it."""
+    model = _of_model(result, hole)
+    text, by = surer(model.text, result.text, result.stats, guess, gated=False)
+    return _Said(text, by.confidence if by else model.sure, model.milliseconds)
 
 
 def _milliseconds(result: Result) -> float:
