@@ -224,3 +224,8 @@ def languages() -> tuple[str, ...]:
 def suffixes() -> tuple[str, ...]:
     """Every suffix of theirs."""
     return tuple(_BY_SUFFIX)
+
+
+def wheels() -> tuple[str, ...]:
+    """The distributions that the grammars come from."""
+    return ("tree_sitter", *sorted({e.module or f"tree_sitter_{name}" for name, e in _BY_NAME.items()}))

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from codellama_index.database import Damaged
 from codellama_index.packed import Mentions, token, unpack_symbols
 from codellama_index.records import Reference, Span, Symbol
-from codellama_index.store import Damaged, Store
+from codellama_index.store import Store
 
 _MINE = " JOIN worktree w ON w.id = f.worktree AND w.root = ?"
 

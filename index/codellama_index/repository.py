@@ -10,12 +10,13 @@ from typing import TypeVar
 from codellama_index import retrieve as retrieval
 from codellama_index import schema
 from codellama_index import sync as syncing
+from codellama_index.database import Damaged
 from codellama_index.errors import NotText, PathNotFound, PositionOutOfRange, StoreError
 from codellama_index.extract import decode
 from codellama_index.place import MAX_BYTES, Place, cache_folder, place_of
 from codellama_index.queries import Queries
 from codellama_index.records import Hit, MapEntry, OpenDocument, Reference, Snippet, Symbol, SyncReport
-from codellama_index.store import Damaged, Store
+from codellama_index.store import Store
 from codellama_index.sync import Progress
 from codellama_index.walk import find_root, git_common_dir
 from codellama_index.words import parts

@@ -13,15 +13,18 @@ chunks are found no more, and `Store.garbage` tells when a new database is due.
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from codellama_index.languages import languages, query_source
+from codellama_index.languages import languages, query_source, wheels
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
 SCHEMA = 4
+# The modules on whose text it depends what is extracted from a content.
+_EXTRACTING = ("captures", "extract", "languages", "packed", "refusal", "symbols", "words")
 
 TOKENIZER = "porter unicode61"
 DDL = f"""
@@ -90,6 +93,7 @@ def _add_progress(connection: "Connection") -> None:
         connection.execute(f"ALTER TABLE worktree ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
+@cache
 def fingerprint() -> str:
     """What a database's content depends on besides the sources: grammars, queries, our code, tokenizer.
 
@@ -99,8 +103,8 @@ def fingerprint() -> str:
     digest = hashlib.sha256(TOKENIZER.encode())
     for language in languages():
         digest.update(query_source(language).encode())
-    for wheel in ("python", "javascript", "typescript", "go", "rust"):
-        digest.update(importlib.metadata.version(f"tree-sitter-{wheel}").encode())
-    for module in ("extract", "packed", "refusal", "words"):
+    for wheel in wheels():
+        digest.update(importlib.metadata.version(wheel).encode())
+    for module in _EXTRACTING:
         digest.update((files("codellama_index") / f"{module}.py").read_bytes())
     return digest.hexdigest()[:12]

@@ -1,8 +1,7 @@
-"""The database: opening it, transactions, and all that is written. What is asked of it: see `queries`.
+"""The database: transactions, and all that is written. What is asked of it: see `queries`.
 
-SQLite in WAL mode, one writer at a time (the caller holds the write lock), any number of readers, whose
-connections cannot write. Each thread has its own connections, opened anew when another database has
-taken the place of theirs. Errors of the disk become StoreError, damage becomes Damaged.
+SQLite in WAL mode, one writer at a time (the caller holds the write lock), any number of readers. Each
+thread has its own connections, opened anew when another database has taken the place of theirs.
 """
 
 import contextlib
@@ -15,28 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from codellama_index import place, schema
+from codellama_index import place
+from codellama_index.database import BUSY_S, check, connect, patiently, translated
 from codellama_index.errors import StoreError
 from codellama_index.packed import Packed
 from codellama_index.walk import FoundFile
 
-_BUSY_S = 30.0
-# What a reader may find besides a held lock, and what passes: another process recovers the log or has
-# just closed the last connection.
-_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA)
 _LOOK_S = 0.1
-_CACHE_KIB = 32_000
-_LOG_BYTES = 32_000_000
 # Enough for any map that fits a prompt.
 _RANKED_SYMBOLS = 5_000
-
-T = TypeVar("T")
-
-
-class Damaged(Exception):
-    """The database's content is not what SQLite or the schema expects; the caller rebuilds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +78,14 @@ class Store:
     @contextmanager
     def atomic(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: all of it or nothing. Reads inside it see what it wrote."""
-        with self._translated():
+        with translated(self._find):
             connections = self._connections()
             if connections is None:
                 raise StoreError("The index was deleted while it was written: build it again.")
             if connections.writer is None:
                 connections.writer = self._connect(connections.path, write=True)
             writer = connections.writer
-            _patiently(lambda: writer.execute("BEGIN IMMEDIATE"))
+            patiently(lambda: writer.execute("BEGIN IMMEDIATE"))
             self._local.writing, self._local.worktree = writer, None
             try:
                 yield writer
@@ -111,28 +99,26 @@ class Store:
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows of a query; none where there is no database yet."""
-        with self._translated():
+        with translated(self._find):
             connection = getattr(self._local, "writing", None) or self._reader()
-            return (
-                [] if connection is None else _patiently(lambda: connection.execute(sql, values).fetchall())
-            )
+            return [] if connection is None else patiently(lambda: connection.execute(sql, values).fetchall())
 
     def checkpoint(self) -> None:
         """Moves the log into the database, as far as readers allow; keeps the log from growing for ever."""
-        with self._translated():
+        with translated(self._find):
             connections = self._connections()
             if connections is not None and connections.writer is not None:
                 connections.writer.execute("PRAGMA busy_timeout = 200")
                 with contextlib.suppress(sqlite3.OperationalError):  # a reader is there: the next one does it
                     connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                connections.writer.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
+                connections.writer.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
 
     def compact(self) -> None:
         """Merges the full-text tables and gives free pages back: a first build leaves a tenth too much.
 
         Skipped where a reader is in the way.
         """
-        with self._translated(), contextlib.suppress(sqlite3.OperationalError):
+        with translated(self._find), contextlib.suppress(sqlite3.OperationalError):
             connections = self._connections()
             if connections is not None and connections.writer is not None:
                 for table in ("text", "mention"):
@@ -309,129 +295,13 @@ class Store:
         if connections.reader is None:
             key = (connections.path, connections.inode)
             if key not in self._fresh:
-                _check(connections.path)
+                check(connections.path)
                 self._fresh.add(key)
                 place.touch(connections.path)
             connections.reader = self._connect(connections.path, write=False)
         return connections.reader
 
     def _connect(self, path: Path, write: bool) -> sqlite3.Connection:
-        connection = _patiently(lambda: _open(path, write))
+        connection = patiently(lambda: connect(path, write))
         self._open.append(connection)
         return connection
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if any(word in str(error) for word in ("no such table", "no such column", "malformed")):
-                raise Damaged(str(error)) from error
-            raise StoreError(_cannot(self._find(), error)) from error
-        except sqlite3.DatabaseError as error:
-            raise Damaged(str(error)) from error
-        except OSError as error:
-            raise StoreError(_cannot(self._find(), error)) from error
-
-
-def create(path: Path, fingerprint: str) -> None:
-    """Makes an empty database, whole before anyone can see it; raises StoreError."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        beside.unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(beside)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(schema.DDL)
-            connection.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
-            connection.execute(f"PRAGMA user_version = {schema.SCHEMA}")
-            connection.commit()
-        beside.replace(path)
-    except (sqlite3.Error, OSError) as error:
-        with contextlib.suppress(OSError):
-            place.delete(beside)
-        raise StoreError(_cannot(path, error)) from error
-
-
-def migrate(source: Path, target: Path) -> bool:
-    """Copies a database of older tables and brings the copy up to date; False where a step is missing."""
-    beside = target.with_name(f"{target.name}.{os.getpid()}.new")
-    try:
-        beside.unlink(missing_ok=True)
-        with (
-            contextlib.closing(sqlite3.connect(source, timeout=_BUSY_S)) as old,
-            contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection,
-        ):
-            old.backup(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            for step in range(version + 1, schema.SCHEMA + 1):
-                if step not in schema.MIGRATIONS:
-                    return False
-                schema.MIGRATIONS[step](connection)
-            connection.execute(f"PRAGMA user_version = {schema.SCHEMA}")
-            connection.execute("COMMIT")
-            connection.execute("PRAGMA journal_mode = WAL")
-        beside.replace(target)
-    except (sqlite3.Error, OSError):
-        return False  # damaged or unreadable: a new one is built instead
-    finally:
-        place.delete(beside)
-    return True
-
-
-def _open(path: Path, write: bool) -> sqlite3.Connection:
-    def connect(options: str) -> sqlite3.Connection:
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?{options}",
-            uri=True,
-            timeout=_BUSY_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-
-    if not write:
-        connection = connect("mode=ro")
-        try:
-            connection.execute("SELECT 1 FROM meta").fetchone()
-        except sqlite3.OperationalError:
-            connection.close()
-            if os.access(path.parent, os.W_OK):
-                raise
-            # A log cannot be made in a folder that is read-only, and nobody writes there.
-            connection = connect("immutable=1")
-        return connection
-    connection = connect("mode=rw")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-    return connection
-
-
-def _check(path: Path) -> None:
-    """Raises Damaged where a file is not what its name says."""
-    with contextlib.closing(_patiently(lambda: _open(path, write=False))) as connection:
-        version = connection.execute("PRAGMA user_version").fetchone()
-        if version != (schema.SCHEMA,):
-            raise Damaged(f"user_version is {version}")
-
-
-def _patiently(work: Callable[[], T]) -> T:
-    """Runs `work` again while what stops it is another process that will be done soon."""
-    deadline = time.monotonic() + _BUSY_S
-    pause = 0.002
-    while True:
-        try:
-            return work()
-        except sqlite3.OperationalError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code not in _PASSING or time.monotonic() > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(pause * 2, 0.1)
-
-
-def _cannot(path: Path | None, error: Exception) -> str:
-    return (
-        f"The index {path} cannot be used ({error}): free some space on its disk, or make its folder "
-        "writable."
-    )

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from codellama_index.extract import Extract, decode, extract
+from codellama_index.languages import language_of
 from codellama_index.packed import Packed, PackedChunk, pack
 from codellama_index.refusal import by_content
 from codellama_index.walk import FoundFile
 
 DEADLINE_S = 20.0
+_START_S = 60.0
 _BATCH_FILES = 16
 _BATCH_BYTES = 400_000
 _AHEAD = 2  # batches that a worker has, so that it need not wait for the next
@@ -90,9 +92,9 @@ def _content(root: str, path: str) -> bytes:
 
 
 def _digest(path: str, content: bytes) -> bytes:
-    # The suffix is part of the key: the same bytes are other symbols in another language.
-    suffix = os.path.splitext(path)[1].lower().encode("utf-8", "replace")
-    return hashlib.blake2b(content, digest_size=20, person=suffix[:16]).digest()
+    # Suffix and language are part of the key: the same bytes are other symbols in another language.
+    kind = f"{language_of(path) or ''}{os.path.splitext(path)[1].lower()}".encode("utf-8", "replace")
+    return hashlib.blake2b(content, digest_size=20, person=kind[:16]).digest()
 
 
 @dataclass(slots=True)
@@ -196,7 +198,7 @@ class Pool:
     def _collect(self, waiting: deque[FoundFile]) -> Iterator[Parsed]:
         """One answer, or the files of workers whose time is over."""
         busy = [worker.since for worker in self._workers if worker.pending]
-        left = min(busy, default=time.monotonic()) + self._deadline_s - time.monotonic()
+        left = min(busy, default=time.monotonic()) + min(self._deadline_s, _START_S) - time.monotonic()
         try:
             worker, frame = self._answers.get(timeout=max(left, 0.001))
         except queue.Empty:
@@ -216,7 +218,8 @@ class Pool:
 
     def _expire(self, waiting: deque[FoundFile]) -> Iterator[Parsed]:
         for worker in list(self._workers):
-            if worker.pending and time.monotonic() - worker.since >= self._deadline_s:
+            allowed = self._deadline_s if worker.ready else _START_S
+            if worker.pending and time.monotonic() - worker.since >= allowed:
                 self._remove(worker)
                 if worker.ready:
                     guilty = worker.pending.popleft()

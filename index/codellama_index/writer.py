@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from codellama_index import place, schema
+from codellama_index.database import Damaged, create, migrate
 from codellama_index.errors import StoreError
 from codellama_index.place import Place
-from codellama_index.store import Damaged, Store, create, migrate
+from codellama_index.store import Store
 
 _WAIT_S = 120.0
 _POLL_S = 0.1

@@ -216,8 +216,8 @@ def test_processes_at_once(repository: Path, opened: Index, cold: Cold, tmp_path
         "print(len(i.symbols()))"
     )
     command = [sys.executable, "-c", code, str(repository), str(tmp_path / "cache")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert {process.communicate(timeout=60)[0].strip() for process in running} == {"600"}
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    assert {process.communicate(timeout=300)[0].strip() for process in running} == {"600"}
     assert facts(opened) == cold()
 
 
