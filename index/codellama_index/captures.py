@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from codellama_index.languages import Grammar, grammar
 
 if TYPE_CHECKING:
-    from tree_sitter import Node, Parser, Query, QueryCursor
+    from tree_sitter import Node, Parser, Query, QueryCursor, Tree
 
 # Some grammars (Lua's, Scala's) take minutes for what no person writes. A megabyte of real code takes less
 # than one second; bytes alone can't be parsed with a deadline, a source that is read in pieces can.
@@ -78,15 +78,20 @@ def captures(language: str, source: bytes) -> Captures:
     """What stands in a source; nothing at all where the grammar does not come to an end with it."""
     compiled = grammar(language)
     found = Captures(compiled.entry.clauses)
-    if len(source) > _LARGE and _BARE.search(source):
+    fatal = compiled.entry.fatal
+    if (fatal and fatal.search(source)) or (len(source) > _LARGE and _BARE.search(source)):
         return found
-    root = _parsed(language, source)
-    if root is None:
+    quiet, hidden = _hidden(compiled.entry.noise, source)
+    tree = syntax_tree(language, quiet)
+    if tree is None:
         return found
+    root = tree.root_node
     found.definitions = _definitions(compiled, root, source)
     uses = _cursor(compiled.uses).captures(root)
     names = {definition.name_start for definition in found.definitions}
     found.references = _mentions(uses.pop("reference", []), names, source)
+    if hidden:
+        found.references = sorted([*found.references, *hidden], key=lambda mention: mention.start)
     imports = sorted(uses.pop("import", ()), key=lambda node: node.start_byte)
     found.imports = [_text(node, source).strip("\"'<>`") for node in imports]
     for capture, nodes in uses.items():
@@ -97,7 +102,8 @@ def captures(language: str, source: bytes) -> Captures:
     return found
 
 
-def _parsed(language: str, source: bytes) -> "Node | None":
+def syntax_tree(language: str, source: bytes) -> "Tree | None":
+    """The tree of a source, or None where the grammar did not come to an end with it in time."""
     deadline = time.process_time() + _CPU_SECONDS
     calls = count()
 
@@ -106,11 +112,27 @@ def _parsed(language: str, source: bytes) -> "Node | None":
 
     parser = _parser(language)
     try:
-        tree = parser.parse(lambda start, _: source[start : start + _PIECE], progress_callback=is_late)
+        return parser.parse(lambda start, _: source[start : start + _PIECE], progress_callback=is_late)
     except ValueError:  # it was late
         parser.reset()
         return None
-    return tree.root_node
+
+
+def _hidden(noise: tuple[re.Pattern[bytes], ...], source: bytes) -> tuple[bytes, list[Mention]]:
+    """The source with its noise blanked out, byte for byte, and the uses of names that this hid."""
+    matches = sorted(
+        match.span(match.lastindex or 0) for pattern in noise for match in pattern.finditer(source)
+    )
+    if not matches:
+        return source, []
+    quiet = bytearray(source)
+    hidden: list[Mention] = []
+    line, counted = 1, 0
+    for start, end in matches:
+        quiet[start:end] = b" " * (end - start)
+        line, counted = line + source.count(b"\n", counted, start), start
+        hidden.append(Mention(source[start:end].decode("utf-8", "replace"), line, start, end))
+    return bytes(quiet), hidden
 
 
 @cache
@@ -150,20 +172,25 @@ def _definitions(compiled: Grammar, root: "Node", source: bytes) -> list[Definit
 def _definition(
     compiled: Grammar, kind: str, node: "Node", name: "Node", nodes: dict[str, list["Node"]], source: bytes
 ) -> Definition:
-    within = nodes.get("within")
+    within = [_text(part, source) for part in nodes.get("within", ())]
+    text = _text(name, source)
+    if name.type == "operator_cast":
+        text = text.partition("(")[0].strip()  # the node holds the parameters as well
+    elif "::" in text:  # C++'s `namespace a::b`
+        *within, text = text.split("::")
     body = nodes["body"][0] if "body" in nodes else _body(node)
     trim = compiled.entry.trim
     return Definition(
         node.start_byte,
         node.end_byte,
         kind,
-        _text(name, source).strip(trim) if trim else _text(name, source),
+        text.strip(trim) if trim else text,
         name.start_byte,
         name.start_point[0],
         node.start_point[0],
         _last_row(node),
         body.start_byte if body is not None else node.end_byte,
-        ".".join(_text(part, source) for part in within) if within else "",
+        ".".join(within),
     )
 
 

@@ -16,7 +16,7 @@ _DOCSTRING_LENGTH = 4000
 # Definitions whose inside holds locals: variables in them are left out.
 _CALLABLE = frozenset({"function", "method", "macro", "local"})
 _CONTAINERS = frozenset({"class", "interface", "enum", "scope"})
-_VALUES = frozenset({"variable", "constant", "field"})
+_VALUES = frozenset({"variable", "constant", "field", "promoted"})
 
 _MARKS = re.compile(
     r"^\s*(?:<!--|/\*+!?|\*+/|\(\*+|///?!?<?|//!|\*(?!\w)|#\||#+!?|--+\s?\||--\[=*\[|--+|\{-\s?\|?"
@@ -56,7 +56,7 @@ def symbols(path: str, source: bytes, found: Captures) -> list[Symbol]:
     events += [(region.start, -region.end, None) for region in found.regions.get("local", [])]
     events.sort(key=lambda event: event[:2])
     stack = [_Open(-1, len(source) + 1, "", "", -1)]
-    known: set[tuple[str, str, str]] = set()
+    known: set[tuple[int, str, str]] = set()
     for start, end, definition in events:
         while stack[-1].end <= start or stack[-1][:2] == (start, -end):  # several names of one declaration
             stack.pop()
@@ -64,8 +64,8 @@ def symbols(path: str, source: bytes, found: Captures) -> list[Symbol]:
         if definition is None:
             stack.append(_Open(start, -end, "local", around.scope, start))
             continue
-        if definition.kind == "field" and around.kind == "method":
-            around = _container(stack)  # a parameter that becomes a field
+        if definition.kind == "promoted":
+            around = _container(stack)
         elif definition.kind in _CONTAINERS and definition.name_start < around.name_start:
             around = stack[-2]  # C's `struct box { ... } only;` and `typedef struct box { ... } box_t;`
         scope = _joined(around.scope, definition.within)
@@ -77,9 +77,9 @@ def symbols(path: str, source: bytes, found: Captures) -> list[Symbol]:
         if kind is None or definition.name in ("", "_"):
             continue
         if kind in _VALUES:
-            if (scope, definition.name, kind) in known:
+            if (around.start, definition.name, kind) in known:
                 continue  # assigned again: the first place defines it
-            known.add((scope, definition.name, kind))
+            known.add((around.start, definition.name, kind))
         whole = outer.get((definition.start, definition.end), definition)
         symbol = _symbol(path, definition, whole, kind, scope, docs)
         if found.clauses and result and _same(result[-1], symbol):
@@ -106,18 +106,14 @@ def _joined(scope: str, name: str) -> str:
 def _kind(definition: Definition, around: str) -> SymbolKind | None:
     """The kind as the contract names it, or None for locals and for what is no symbol."""
     kind, name = definition.kind, definition.name
-    if kind == "scope":
-        return None
     if kind == "function" and (around in _CONTAINERS or definition.within):
         return "method"
-    if kind in ("variable", "constant"):
-        if around in _CALLABLE:
-            return None
-        if kind == "variable":
-            if around in _CONTAINERS:
-                return "field"
-            if name.isupper():
-                return "constant"
+    if kind == "scope" or (kind in _VALUES and around in _CALLABLE):
+        return None
+    if kind == "promoted" or (kind == "variable" and around in _CONTAINERS):
+        return "field"
+    if kind == "variable" and name.isupper():
+        return "constant"
     return cast(SymbolKind, kind)  # the queries' kinds are the contract's: tested
 
 

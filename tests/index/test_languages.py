@@ -48,7 +48,7 @@ def test_queries_fit_their_grammar(language: str) -> None:
     """Each query compiles, captures what the table's docstring lists, and names the contract's kinds."""
     compiled = grammar(language)
     kinds = {kind for _, kind in compiled.kinds}
-    assert kinds <= {*get_args(SymbolKind), "scope", "none"}
+    assert kinds <= {*get_args(SymbolKind), "scope", "none", "promoted"}
     uses = {compiled.uses.capture_name(n) for n in range(compiled.uses.capture_count)}
     known = r"reference|import|comment|attribute|doc|doc\.inside|local|outer|_\w+"
     assert all(re.fullmatch(known, name) for name in uses), uses

@@ -28,6 +28,7 @@
   (_ declarator: (_ declarator: (_ declarator: (function_declarator declarator: (identifier) @name))))
   (function_declarator declarator: (parenthesized_declarator
     (pointer_declarator declarator: (function_declarator declarator: (identifier) @name))))
+  (parenthesized_declarator (identifier) @name)
 ]) @definition.function
 
 (declaration declarator: [
@@ -88,6 +89,7 @@
 ]) @definition.field
 
 ; Uses
+(translation_unit (compound_statement) @local)
 (comment) @comment
 
 (preproc_include path: [(string_literal) (system_lib_string)] @import)

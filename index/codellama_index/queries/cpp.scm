@@ -22,7 +22,7 @@
   (reference_declarator (function_declarator declarator: [(field_identifier) (operator_name)] @name))
   (reference_declarator (function_declarator declarator: (identifier) @name))
 ]) @definition.function
-(function_definition declarator: (operator_cast) @name) @definition.none
+(function_definition declarator: (operator_cast) @name) @definition.method
 ; A template's specialisation.
 (function_definition declarator: [
   (function_declarator declarator: (template_function name: (identifier) @name))
@@ -90,6 +90,7 @@
 
 ; Uses
 (lambda_expression) @local
+(declaration_list (compound_statement) @local)
 (template_declaration) @outer
 
 (using_declaration (qualified_identifier) @import)

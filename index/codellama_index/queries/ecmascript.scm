@@ -13,7 +13,21 @@
   value: [(arrow_function) (function_expression) (generator_function)]) @definition.method
 (pair key: (string (string_fragment) @name)
   value: [(arrow_function) (function_expression) (generator_function)]) @definition.method
+; Keys of objects that are given a name, the outer three levels: what lies deeper is data.
 (variable_declarator value: (object (pair key: (property_identifier) @name) @definition.field))
+(variable_declarator value: (object (pair value:
+  (object (pair key: (property_identifier) @name) @definition.field))))
+(variable_declarator value: (object (pair value: (object (pair value:
+  (object (pair key: (property_identifier) @name) @definition.field))))))
+(assignment_expression right: (object (pair key: (property_identifier) @name) @definition.field))
+(assignment_expression right: (object (pair value:
+  (object (pair key: (property_identifier) @name) @definition.field))))
+(assignment_expression right: (object (pair value: (object (pair value:
+  (object (pair key: (property_identifier) @name) @definition.field))))))
+(arguments (object (pair key: (_) @name value: [(arrow_function) (function_expression)]) @definition.none))
+(assignment_expression
+  left: (member_expression property: (property_identifier) @name)
+  right: (class)) @definition.class
 (assignment_expression
   left: (member_expression
     object: (member_expression object: (identifier) @within property: (property_identifier) @_prototype)

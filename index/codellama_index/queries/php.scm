@@ -8,7 +8,7 @@
 (method_declaration name: (name) @name) @definition.method
 (const_element (name) @name) @definition.constant
 (property_element name: (variable_name (name) @name)) @definition.field
-(property_promotion_parameter name: (variable_name (name) @name)) @definition.field
+(property_promotion_parameter name: (variable_name (name) @name)) @definition.promoted
 (function_call_expression function: (name) @_define
   arguments: (arguments . (argument (string (string_content) @name)))
   (#eq? @_define "define")) @definition.constant

@@ -16,8 +16,8 @@
   name: [(property_identifier) (private_property_identifier)] @name) @definition.field
 (public_field_definition name: [(property_identifier) (private_property_identifier)] @name
   value: [(arrow_function) (function_expression)]) @definition.method
-(required_parameter (accessibility_modifier) pattern: (identifier) @name) @definition.field
-(required_parameter "readonly" pattern: (identifier) @name) @definition.field
+(required_parameter (accessibility_modifier) pattern: (identifier) @name) @definition.promoted
+(required_parameter "readonly" pattern: (identifier) @name) @definition.promoted
 
 ; Uses
 (ambient_declaration) @outer
