@@ -162,6 +162,8 @@ def test_the_pocket_model_for_transformers(tmp_path: Path) -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert theirs.encode(text) == [ours.bos_id, *ours.encode(text)]
     assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id, ours.eos_id)
+    assert {name: theirs.convert_tokens_to_ids(name) for name in ours.control.names} == ours.control.names
+    assert theirs.decode(list(ours.control.ids), skip_special_tokens=True) == ""
     ends = json.loads((tmp_path / "p" / "generation_config.json").read_text())["eos_token_id"]
     assert set(ends) == ours.stop_ids
     assert open_checkpoint(tmp_path / "p").config.family == "pocket"
