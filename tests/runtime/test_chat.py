@@ -27,6 +27,7 @@ from codellama.runtime.errors import ContextTooLong, InvalidRequest
 from codellama.runtime.prompt_builder import PromptBuilder
 from codellama.runtime.records import ChatMessage, ChatRequest, Extra, Sampling
 from codellama.runtime.tokenizer import Tokenizer
+from codellama.runtime.weights.convert import convert
 
 SYSTEM, USER, ANSWER = "You are terse. ", "  What is 1+1?\n", " 2 \n"
 CONVERSATION = [
@@ -282,3 +283,13 @@ def test_documents_are_packed(engine: Engine) -> None:
     assert engine.tokenizer.decode(few).count("# Path: f0.py\nab = 1\n") == 1
     with pytest.raises(ContextTooLong):
         engine.chat([{"role": "user", "content": "x" * room}])
+
+
+def test_a_converted_model_still_chats(chat_model: Path, tmp_path: Path) -> None:
+    """The chat template goes with the model to GGUF and back, under a name that does not tell."""
+    convert(chat_model, tmp_path / "model.gguf")
+    convert(tmp_path / "model.gguf", tmp_path / "folder")
+    messages = [{"role": "user", "content": "Hi"}]
+    expected = load_engine(str(chat_model), device="cpu").chat_ids(messages)
+    for path in (tmp_path / "model.gguf", tmp_path / "folder"):
+        assert load_engine(str(path), device="cpu").chat_ids(messages) == expected

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.families import CODE_LLAMA_END, LLAMA_SPACES, InfillTokens
+from codellama.runtime.families import CODE_LLAMA_END, LLAMA3_RANKS, LLAMA4_RANKS, LLAMA_SPACES, InfillTokens
 from codellama.runtime.sentencepiece_model import llama_specs, read_sentencepiece
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.tokenizer_pieces import (
@@ -45,6 +45,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         file = next((f for f in (path / "tokenizer.model", path / "tokenizer.json") if f.is_file()), path)
     try:
         content = file.read_bytes()
+        if file.name == "tokenizer.model" and _is_bare(content) and (path / "tokenizer.json").is_file():
+            file = path / "tokenizer.json"
+            content = file.read_bytes()
     except OSError as error:
         raise CheckpointError(
             f"There is no tokenizer at {path}: a model folder needs its tokenizer.model or tokenizer.json."
@@ -59,6 +62,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if notes.embedded is not None:
         tokenizer.fit(notes.embedded, str(path))
     return tokenizer
+
+
+def _is_bare(content: bytes) -> bool:
+    """Whether these are tiktoken ranks of no family that is known, which leaves their control ids open."""
+    return not content.startswith(b"\n") and content.count(b"\n") not in (LLAMA3_RANKS, LLAMA4_RANKS)
 
 
 def _from_content(content: bytes, notes: Notes) -> Tokenizer:
