@@ -21,7 +21,6 @@ _VERSIONS = (2, 3)
 # Far above what any Llama has (1,200 tensors, a vocabulary and its merges of 650,000 strings).
 _MOST_ENTRIES = 2**16
 _MOST_STRINGS = 2**21
-_LONGEST_NAME = 256
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -140,7 +139,6 @@ class _HeaderReader:
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
-        self._check(len(name) <= _LONGEST_NAME, f"holds a tensor with a name of {len(name)} characters")
         dimensions = int(self._number("I"))
         self._check(1 <= dimensions <= 4, f"gives {shown(name)} {dimensions} dimensions")
         shape = tuple(int(self._number("Q")) for _ in range(dimensions))[::-1]

@@ -67,7 +67,10 @@ def _check_sizes(checkpoint: Checkpoint, found: Mapping[str, TensorInfo]) -> Non
             f"{config.n_layers}: {AGAIN}"
         )
     queries = config.n_heads * config.head_dim
-    for size in (config.vocab_size, config.dim, config.ffn_dim, queries):
+    sizes = [config.vocab_size, config.dim, config.ffn_dim, queries]
+    if config.llama4:  # its experts are one tensor
+        sizes.append(config.llama4.experts * config.llama4.expert_dim)
+    for size in sizes:
         if size > _MOST:
             raise CheckpointError(
                 f"{checkpoint.path} describes a model with the size {size}, which no Llama has: {AGAIN}"
