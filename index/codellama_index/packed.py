@@ -22,6 +22,7 @@ from codellama_index.words import searchable
 _LEVEL = 6
 # BM25 hardly tells a fourth occurrence of a word from a third; leaving it out saves a fifth of the index.
 _OCCURRENCES = 3
+_LONGEST_WORD, _LONGEST_NUMBER = 40, 4
 _NO_TOKEN = re.compile(r"[^\w$]")
 
 
@@ -146,12 +147,14 @@ class Mentions:
 
 
 def _capped(words: str) -> str:
+    """The words worth finding a passage by: no lone letters, no long numbers, no data, none too often."""
     seen: Counter[str] = Counter()
     kept = []
     for word in words.split():
-        seen[word] += 1
-        if seen[word] <= _OCCURRENCES:
-            kept.append(word)
+        if 1 < len(word) <= (_LONGEST_NUMBER if word.isdigit() else _LONGEST_WORD):
+            seen[word] += 1
+            if seen[word] <= _OCCURRENCES:
+                kept.append(word)
     return " ".join(kept)
 
 
