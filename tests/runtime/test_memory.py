@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +96,23 @@ def test_memory_that_the_cache_holds_is_used_again(engine: Engine, monkeypatch: 
     assert held >= 150 * memory.cache_bytes(engine.config, torch.float32)
     _leave(monkeypatch, free - held)
     engine.complete("b" * 150, max_tokens=20)
+
+
+def test_memory_that_others_take_meanwhile(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device runs out all the same, the request fails with one sentence and the engine goes on."""
+    model, calls = engine._model, iter(range(100))
+    forward = model.forward
+
+    def short(*args: Any, **options: Any) -> Any:
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError
+        return forward(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", short)
+        with pytest.raises(ContextTooLong, match="ran out of memory"):
+            engine.complete("ab" * 200, max_tokens=2)
+    assert engine.complete("ab" * 200, max_tokens=2).stats.reused_tokens > 0
 
 
 def test_packing_fills_what_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from codellama.runtime.chat import ChatFormat, chat_format
 from codellama.runtime.device import find_device, find_dtype
 from codellama.runtime.errors import (
+    ContextTooLong,
     InvalidRequest,
     UnsupportedArchitecture,
 )
@@ -92,6 +93,11 @@ class Engine:
                 yield from self._decode(logits, sampler, text, request.max_tokens, run, cancelled)
             except Cancelled:
                 run.reason = "cancelled"
+            except torch.OutOfMemoryError as error:  # another program took what was free before
+                raise ContextTooLong(
+                    f"The device ran out of memory for a prompt of {len(run.prompt.ids)} tokens: shorten it, "
+                    "close other programs, or choose a smaller model."
+                ) from error
         last = text.finish()
         if last:
             yield Piece(last, ())
