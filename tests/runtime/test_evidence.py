@@ -26,17 +26,18 @@ def test_every_match_is_found_with_its_length(ids: list[int], context: list[int]
     """For each order, the same places as by looking everywhere, the last first, and how far they agree."""
     grams = NGrams(ids)
     for order in ORDERS:
-        expected = []
-        for place in range(order, len(ids)):
+        if len(context) < order:
+            continue
+        starts = [n for n in range(len(ids) - order + 1) if ids[n : n + order] == context[-order:]]
+        assert list(grams.places(context[-order:])) == starts[::-1]
+        for place in (start + order for start in starts):
             matched = 0
             while (
                 matched < min(place, len(context), LONGEST)
                 and ids[place - 1 - matched] == context[-1 - matched]
             ):
                 matched += 1
-            if matched >= order:
-                expected.append((place, matched))
-        assert list(grams.after(context, order)) == expected[::-1]
+            assert grams.matched(place, context) == matched
 
 
 def test_a_line_goes_on_as_it_did_in_another_file() -> None:
@@ -59,6 +60,15 @@ def test_what_the_next_line_confirms_is_surer() -> None:
     assert (plain.text, plain.confirmed) == ("f(1)", False)
     assert (confirmed.text, confirmed.confirmed) == ("f(2)", True)
     assert confirmed.confidence > 0.1
+
+
+def test_the_line_above_a_known_line_is_found() -> None:
+    """Where nothing before the cursor is known, the line that stands above the next line elsewhere."""
+    evidence = Evidence()
+    evidence.put("a.py", "alpha()\nresult = gather(items, limit=3)\nfor item in result:\n    show(item)\n")
+    guess = evidence.rest_of_line("beta()\n\nres", "\nfor item in result:\n")
+    assert guess is not None
+    assert (guess.text, guess.confirmed) == ("ult = gather(items, limit=3)", True)
 
 
 def test_the_cursors_own_file_speaks_by_its_text_alone() -> None:

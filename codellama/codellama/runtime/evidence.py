@@ -25,8 +25,8 @@ _WORD = re.compile(r"\w+|\n\s*|[^\S\n]+|[^\w\s]")
 
 # A logistic regression of "the line goes on exactly so" on what speaks for a guess, fitted on 2,880 random
 # places in 60 packages of the pocket model's corpus (codellama/training/LOG.md).
-_BIAS = -6.21
-_OF_MATCHED, _OF_SHARE, _OF_CONFIRMED, _OF_SUPPORT, _OF_OWN, _OF_LENGTH = 1.31, 4.04, 1.65, 0.90, -0.17, -0.59
+_BIAS = -5.73
+_OF_MATCHED, _OF_SHARE, _OF_CONFIRMED, _OF_SUPPORT, _OF_OWN, _OF_LENGTH = 1.03, 3.95, 1.54, 0.87, 0.08, -0.50
 
 
 class NGrams:
@@ -40,23 +40,17 @@ class NGrams:
             by_gram = np.argsort(grams, kind="stable").astype(np.int32)
             self._places[order] = grams[by_gram], by_gram
 
-    def after(self, context: Sequence[int], order: int) -> Iterator[tuple[int, int]]:
-        """(place, matched): where an id stands that follows the context's last `order` ids, last first.
-
-        `matched` counts the ids before it that agree with the context's end, up to LONGEST.
-        """
-        if len(context) < order:
-            return
-        grams, by_gram = self._places[order]
-        wanted = _grams(np.array(context[-order:], np.int32), order)[0]
+    def places(self, gram: Sequence[int]) -> Iterator[int]:
+        """Where these ids stand, last first; there are as many as one of ORDERS says."""
+        grams, by_gram = self._places[len(gram)]
+        wanted = _grams(np.array(gram, np.int32), len(gram))[0]
         first, last = np.searchsorted(grams, wanted, "left"), np.searchsorted(grams, wanted, "right")
         for start in by_gram[first:last][::-1]:
-            place = int(start) + order
-            matched = self._matched(place, context)
-            if matched >= order and place < len(self.ids):  # two k-grams may share a hash
-                yield place, matched
+            if all(self.ids[start + n] == i for n, i in enumerate(gram)):  # two grams may share a hash
+                yield int(start)
 
-    def _matched(self, place: int, context: Sequence[int]) -> int:
+    def matched(self, place: int, context: Sequence[int]) -> int:
+        """How many ids before a place agree with the context's end, up to LONGEST."""
         most = min(len(context), place, LONGEST)
         length = 0
         while length < most and self.ids[place - 1 - length] == context[-1 - length]:
@@ -96,6 +90,20 @@ class Guess:
         return 1 / (1 + math.exp(-score))
 
 
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """What is looked up: ids before the cursor, those of its line, the word begun, and the next line."""
+
+    context: list[int]
+    line: list[int]
+    begun: str
+    following: str
+    ahead: list[int]
+
+
+_Texts = Mapping[str, tuple[NGrams, NDArray[np.int32]]]
+
+
 class Evidence:
     """Named texts and what they say; a text can be replaced and dropped at any time."""
 
@@ -122,33 +130,34 @@ class Evidence:
         The cursor's own file speaks through prefix and suffix; `without` names texts that do not
         speak: the old state of that file, for one.
         """
-        words = _WORD.findall(prefix[-2000:])
-        begun = words.pop() if words and re.fullmatch(r"\w+", words[-1]) else ""
-        following = next((line.strip() for line in suffix.split("\n")[1:] if line.strip()), "")
         others = {name: found for name, found in self._texts.items() if name not in without}
         own = {"<": self._read(prefix), ">": self._read(suffix)}
-        context = [self._keys.get(_key(word), -1) for word in words[-LONGEST:]]
-        guesses = (self._best(texts, context, begun, following, own=texts is own) for texts in (own, others))
+        cursor = self._cursor(prefix, suffix)
+        guesses = (self._best(texts, cursor, own=texts is own) for texts in (own, others))
         return max(filter(None, guesses), key=lambda guess: guess.confidence, default=None)
 
-    def _best(
-        self,
-        texts: Mapping[str, tuple[NGrams, NDArray[np.int32]]],
-        context: Sequence[int],
-        begun: str,
-        following: str,
-        *,
-        own: bool,
-    ) -> Guess | None:
+    def _cursor(self, prefix: str, suffix: str) -> "_Cursor":
+        words = _WORD.findall(prefix[-2000:])
+        begun = words.pop() if words and re.fullmatch(r"\w+", words[-1]) else ""
+        context = [self._keys.get(_key(word), -1) for word in words]
+        line = context[len(words) - next((n for n, word in enumerate(words[::-1]) if word[0] == "\n"), 0) :]
+        following = next((line.strip() for line in suffix.split("\n")[1:] if line.strip()), "")
+        ahead = [self._keys.get(word, -1) for word in map(_key, _WORD.findall("\n" + following))]
+        return _Cursor(context[-LONGEST:], line, begun, following, ahead)
+
+    def _best(self, texts: _Texts, cursor: "_Cursor", *, own: bool) -> Guess | None:
         """The rest of the line that most speaks for; longer matches count for more."""
         weights: dict[str, float] = {}
         facts: dict[str, tuple[int, int, bool, str]] = {}
-        for name, place, matched in self._after(texts, context, begun):
-            line, next_line = self._line(texts[name][1], place)
-            rest = line[len(begun) :].rstrip()
+        found = self._after(texts, cursor) + self._above(texts, cursor)
+        for name, place in dict.fromkeys(found):
+            grams, spelled = texts[name]
+            matched = grams.matched(place, cursor.context)
+            line, next_line = self._line(spelled, place)
+            rest = line[len(cursor.begun) :].rstrip()
             if not rest:
                 continue  # the line ends there: the cursor's own word, for one
-            confirmed = bool(following) and next_line == following
+            confirmed = bool(cursor.following) and next_line == cursor.following
             weights[rest] = weights.get(rest, 0.0) + 1.5**matched * (8.0 if confirmed else 1.0)
             longest, support, sure, source = facts.get(rest, (0, 0, False, name))
             facts[rest] = max(longest, matched), support + 1, sure or confirmed, source
@@ -158,25 +167,44 @@ class Evidence:
         longest, support, sure, source = facts[best]
         return Guess(best, longest, support, weights[best] / sum(weights.values()), sure, own, source)
 
-    def _after(
-        self, texts: Mapping[str, tuple[NGrams, NDArray[np.int32]]], context: Sequence[int], begun: str
-    ) -> list[tuple[str, int, int]]:
-        """(text, place, matched) where a line goes on after the longest known end of the context."""
+    def _after(self, texts: _Texts, cursor: "_Cursor") -> list[tuple[str, int]]:
+        """Where in which text a line goes on after the longest known end of what precedes the cursor."""
         for order in ORDERS:
-            if -1 in context[-order:]:
+            if len(cursor.context) < order:
                 continue
             found = (
-                (name, place, matched)
+                (name, start + order)
                 for name, (grams, spelled) in texts.items()
-                for place, matched in grams.after(context, order)
-                if self._goes_on(spelled, place, begun)
+                for start in grams.places(cursor.context[-order:])
+                if self._goes_on(spelled, start + order, cursor.begun)
             )
             if candidates := list(islice(found, _CANDIDATES)):
                 return candidates
         return []
 
+    def _above(self, texts: _Texts, cursor: "_Cursor") -> list[tuple[str, int]]:
+        """The same for lines that begin as the cursor's does, right above one that begins as its next."""
+        for order in ORDERS[:-1]:
+            if len(cursor.ahead) < order:
+                continue
+            found = []
+            for name, (grams, spelled) in texts.items():
+                for end in islice(grams.places(cursor.ahead[:order]), _CANDIDATES):
+                    start = end
+                    while start > 0 and grams.ids[start - 1] != cursor.ahead[0] and end - start < _LINE_WORDS:
+                        start -= 1
+                    # Without the indentation, which belongs to the line break.
+                    place = start + len(cursor.line)
+                    same = grams.ids[start:place].tolist() == cursor.line
+                    if place < end and same and self._goes_on(spelled, place, cursor.begun):
+                        found.append((name, place))
+            if found:
+                return found[:_CANDIDATES]
+        return []
+
     def _goes_on(self, spelled: NDArray[np.int32], place: int, begun: str) -> bool:
-        word: str = self._spelled[spelled[place]]
+        """Whether the line goes on there, with a word that begins so."""
+        word: str = self._spelled[spelled[place]] if place < len(spelled) else "\n"
         return word.startswith(begun) and word[0] != "\n"
 
     def _line(self, spelled: NDArray[np.int32], place: int) -> tuple[str, str]:
