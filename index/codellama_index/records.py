@@ -109,6 +109,7 @@ class SyncReport:
     """What a sync found and did: `files` seen, `indexed` parsed anew, source `bytes` in the index.
 
     `complete` is false until the tree was gone through once: answers may lack what was not read yet.
+    `current` is true where this sync looked through the whole tree and read all that had changed.
     """
 
     files: int
@@ -118,6 +119,7 @@ class SyncReport:
     seconds: float
     bytes: int
     complete: bool
+    current: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ _COMMIT_BYTES = 4_000_000
 # Up to here parsing takes less time than a worker's start; a file of this size cannot keep us for long.
 _FEW_FILES = 24
 _SMALL_BYTES = 64_000
+_ASK_EVERY = 256  # files that are looked at between two questions whether to go on
 _RERANK_SHARE = 0.05
 # A file that was changed just before it was looked at may change again without a trace in its times,
 # which move in ticks of some milliseconds: it is looked at again.
@@ -53,7 +54,11 @@ def sync(
     began = time.perf_counter()
     known = store.files()
     now = time.time_ns()
-    found = {file.path: file for file in walk(root, submodules)}
+    found: dict[str, FoundFile] = {}
+    for file in walk(root, submodules):
+        found[file.path] = file
+        if not len(found) % _ASK_EVERY and cancelled is not None and cancelled():
+            return report(store, 0, time.perf_counter() - began)
     changed = [file for file in found.values() if _changed(file, known)]
     gone = [path for path in known if path not in found]
     counted = _Counted(changed, progress)
@@ -70,7 +75,7 @@ def sync(
         _finish(store)
     if changed or gone:
         store.checkpoint()
-    return report(store, indexed, time.perf_counter() - began)
+    return report(store, indexed, time.perf_counter() - began, current=not stopped)
 
 
 def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
@@ -89,12 +94,12 @@ def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
             store.note_changes(len(gone))
 
 
-def report(store: Store, indexed: int, seconds: float) -> SyncReport:
+def report(store: Store, indexed: int, seconds: float, current: bool = False) -> SyncReport:
     """The index's totals as they stand."""
     files = store.files()
     symbols, size = Queries(store).totals()
     skipped = tuple(SkippedFile(file.path, file.skip) for file in files.values() if file.skip)
-    return SyncReport(len(files), indexed, skipped, symbols, seconds, size, store.state().complete)
+    return SyncReport(len(files), indexed, skipped, symbols, seconds, size, store.state().complete, current)
 
 
 class _Counted:

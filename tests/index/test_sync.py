@@ -21,11 +21,13 @@ Cold = Callable[[], dict[str, object]]
 
 
 def test_second_sync_parses_nothing(repository: Path, opened: Index) -> None:
-    """What has not changed is not read again; what has is."""
+    """What has not changed is not read again; what has is; one that is cut short says so."""
     write(repository, "a.py")
     write(repository, "b.go", "package b\nfunc G() {}\n")
     assert opened.sync().indexed == 2
     assert opened.sync().indexed == 0
+    assert opened.sync().current
+    assert not opened.sync(cancelled=lambda: True).current
     write(repository, "a.py", "def changed():\n    pass\n")
     assert opened.sync().indexed == 1
     assert [s.name for s in opened.symbols("changed")] == ["changed"]
