@@ -51,10 +51,21 @@ class Packed(NamedTuple):
 def pack(text: str, extract: Extract) -> Packed:
     """All of an extract; `text` is what it was extracted from."""
     lines = text.splitlines()
+    # A method is found by the words of its class, which its own lines hardly ever say.
+    scopes = {(s.start_line, s.name): s.scope for s in extract.symbols if s.scope}
     chunks = tuple(
         PackedChunk(
             *chunk,
-            _capped(searchable("\n".join(lines[chunk.start_line - 1 : chunk.end_line]))),
+            _capped(
+                searchable(
+                    "\n".join(
+                        [
+                            scopes.get((chunk.start_line, chunk.name), ""),
+                            *lines[chunk.start_line - 1 : chunk.end_line],
+                        ]
+                    )
+                )
+            ),
             searchable(chunk.name),
         )
         for chunk in extract.chunks

@@ -47,6 +47,20 @@ class Queries:
         """Each indexed file's rank."""
         return dict(self._mine("SELECT f.path, f.rank FROM file f" + _MINE + " WHERE f.skip = ''"))
 
+    def paths(self) -> list[str]:
+        """Every indexed file."""
+        return [path for (path,) in self._mine("SELECT f.path FROM file f" + _MINE + " WHERE f.skip = ''")]
+
+    def neighbours(self, suffix: str) -> list[tuple[str, str, int, float]]:
+        """(path, names it imports by lines, mtime in ns, rank) of the files whose names end so."""
+        return self._mine(
+            "SELECT f.path, b.imports, f.mtime_ns, f.rank FROM file f JOIN blob b ON b.id = f.blob"
+            + _MINE
+            + " WHERE f.skip = '' AND substr(f.path, ?) = ?",
+            -max(len(suffix), 1),
+            suffix,
+        )
+
     def imports(self, path: str) -> list[str]:
         """The names that a file imports."""
         rows = self._mine(

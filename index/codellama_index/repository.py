@@ -1,14 +1,14 @@
 """`Index`: one repository, known. The package's front door; the work is done by the modules below it."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from codellama_index import nearby, outline, schema
 from codellama_index import retrieve as retrieval
-from codellama_index import schema
 from codellama_index import sync as syncing
 from codellama_index.database import Damaged
 from codellama_index.errors import NotText, PathNotFound, PositionOutOfRange, StoreError
@@ -24,7 +24,6 @@ from codellama_index.writer import NotNow, Writer
 
 _CONTEXT_DEADLINE_S = 0.1
 _GARBAGE = 0.67  # deleted chunks that still take room; then a new database is due
-_BYTES_PER_TOKEN = 3  # of a map; a rough figure that errs on the safe side for code
 
 T = TypeVar("T")
 
@@ -149,9 +148,12 @@ class Index:
         """Passages by relevance to words."""
         return self._reading(lambda: retrieval.search(self._queries, self._line_reader(), text, limit))
 
-    def retrieve(self, question: str, limit: int = 10) -> list[Hit]:
-        """Passages for a question in natural language."""
-        return self._reading(lambda: retrieval.retrieve(self._queries, self._line_reader(), question, limit))
+    def retrieve(
+        self, question: str, limit: int = 10, signals: Mapping[str, float] = retrieval.SIGNALS
+    ) -> list[Hit]:
+        """Passages for a question in natural language; `signals` weighs what finds them."""
+        read = self._line_reader()
+        return self._reading(lambda: retrieval.retrieve(self._queries, read, question, limit, signals))
 
     def context(
         self,
@@ -172,7 +174,7 @@ class Index:
             raise PositionOutOfRange(f"{path} has {size} bytes, so there is no offset {offset} in it.")
         read = self._line_reader({d.path: d.text for d in open_documents})
         return self._reading(
-            lambda: retrieval.context(
+            lambda: nearby.nearby(
                 self._queries, read, path, current, offset, open_documents, budget_bytes, deadline
             )
         )
@@ -180,19 +182,7 @@ class Index:
     def map(self, tokens: int = 1024) -> list[MapEntry]:
         """The most central files with their outlines, as many as fit `tokens`."""
 
-        def build() -> list[MapEntry]:
-            entries: list[MapEntry] = []
-            left = tokens * _BYTES_PER_TOKEN
-            ranked = sorted(self._queries.ranks().items(), key=lambda item: (-item[1], item[0]))
-            for path, rank in ranked:
-                shown = [s for s in self._queries.symbols_in(path) if s.kind not in ("field", "variable")]
-                left -= len(path) + 2 + sum(len(s.signature) + 4 for s in shown)
-                if left < 0 and entries:
-                    break
-                entries.append(MapEntry(path, round(rank, 4), tuple(shown)))
-            return entries
-
-        return self._reading(build)
+        return self._reading(lambda: outline.outline(self._queries, tokens))
 
     def read(self, path: str) -> str:
         """A file's text as it is on disk now; raises PathNotFound or NotText."""

@@ -1,57 +1,99 @@
-"""A question, or a cursor, to the passages worth reading: ranked, with the reason for each.
+"""A question in words to the passages worth reading: several signals, fused, each named in the result.
 
-For questions several signals each order the candidates, and their orders are fused by reciprocal rank
-(Cormack et al., SIGIR 2009). For completions the names near the cursor lead to their definitions.
+The signals each order the passages, and their orders are fused by reciprocal rank (Cormack et al., SIGIR
+2009), weighted. Weights were chosen on docstrings and commits (`codellama eval retrieval`), never on the
+questions that measure `ask`. `search` is the plain counterpart for words rather than questions.
 """
 
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from codellama_index.queries import FoundChunk, Queries
 from codellama_index.rank import is_secondary
-from codellama_index.records import Hit, OpenDocument, Snippet, Symbol
-from codellama_index.words import STOP_WORDS, identifiers, parts, query_terms
+from codellama_index.records import Hit, Symbol
+from codellama_index.words import identifiers, named, parts, query_terms, stem
 
+# What each signal adds: words of the passage, of its name, of the passages that mention it (one hop in the
+# graph of references), of its file as a whole, of its path; the names that the question quotes; meaning.
+SIGNALS: Mapping[str, float] = {
+    "text": 1.0,
+    "name": 0.3,
+    "mention": 0.4,
+    "file": 0.3,
+    "path": 0.3,
+    "defines": 3.0,
+    "meaning": 1.0,
+}
 _FUSION = 20.0  # the k of reciprocal rank fusion: how little the very first places stand out
-_SECONDARY_WEIGHT = 0.35
-_WINDOW = 24  # lines of a similar passage
-_NEAR_LINES = 30  # lines before the cursor whose names are looked up
-_MAX_DEFINERS = 4
+_SECONDARY_WEIGHT = 0.2
+_FULL = frozenset({"function", "method", "macro"})
+_CLASS_WEIGHT = 0.7
+_WINDOW_WEIGHT = 0.4  # text outside of definitions
+_CHUNKS = 400  # candidates by text; enough to sum a file's best passages
+_MENTIONING = 50  # passages whose names are followed
+_MENTIONED = 40  # definitions that are followed
+_MAX_DEFINERS = 6  # a name with more definitions leads nowhere
+_PER_FILE = 3
+_CHUNK_LINES = 60
 
 Place = tuple[str, int, int]
 ReadLines = Callable[[str], list[str]]
+Scores = dict[Place, float]
 
 
-def retrieve(queries: Queries, read_lines: ReadLines, question: str, limit: int) -> list[Hit]:
-    """Passages for a question in words; each hit's text is read from the disk."""
+@dataclass(slots=True)
+class _Found:
+    """The candidates of one question; `symbols` are those that are unpacked already."""
+
+    queries: Queries
+    read_lines: ReadLines
+    terms: list[str]
+    secondary: dict[str, bool] = field(default_factory=dict)
+    symbols: dict[Place, Symbol] = field(default_factory=dict)
+
+    def weight(self, path: str) -> float:
+        """A fifth for tests, vendored and generated files."""
+        if path not in self.secondary:
+            self.secondary[path] = is_secondary(path)
+        return _SECONDARY_WEIGHT if self.secondary[path] else 1.0
+
+
+def retrieve(
+    queries: Queries,
+    read_lines: ReadLines,
+    question: str,
+    limit: int,
+    signals: Mapping[str, float] = SIGNALS,
+    meaning: Sequence[tuple[Place, float]] = (),
+) -> list[Hit]:
+    """Passages for a question in words; each hit's text is read from the disk.
+
+    `signals` weighs the signals (0 or absence switches one off); `meaning` are places with the similarity
+    that an embedding model finds, best first.
+    """
     terms = query_terms(question)
     if not terms:
         return []
-    any_of = " OR ".join(f'"{term}"' for term in terms)
-    text = queries.search(any_of, 12 * limit)
-    names = queries.search(f"name : ({any_of})", 6 * limit)
-    exact = [s for s in queries.symbols_named(_named(question)) if s.kind != "field"]
-    ranks = queries.ranks()
-    orders: dict[str, list[Place]] = {
-        "text": [_place(chunk) for chunk in text],
-        "name": [_place(chunk) for chunk in _by_name([*names, *text], terms)],
-        "defines": [(s.path, s.start_line, min(s.end_line, s.start_line + 59)) for s in exact],
-        "path": _by_path([*text, *names], terms),
-    }
-    scores: dict[Place, float] = {}
-    reasons: dict[Place, list[str]] = {}
-    for why, order in orders.items():
-        weight = 3.0 if why == "defines" else 1.0
-        for n, place in enumerate(dict.fromkeys(order)):
-            scores[place] = scores.get(place, 0.0) + weight / (_FUSION + n)
-            reasons.setdefault(place, []).append(why)
-    for place in scores:
-        central = min(ranks.get(place[0], 0.2), 5.0)
-        scores[place] *= 1 + 0.05 * central
-        if is_secondary(place[0]):
-            scores[place] *= _SECONDARY_WEIGHT
+    found = _Found(queries, read_lines, terms)
+    any_of = _any_of(terms)
+    chunks = queries.search(any_of, _CHUNKS)
+    text = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in chunks}
+    orders: dict[str, Scores] = {"text": text}
+    if signals.get("name"):
+        names = queries.search(f"name : ({any_of})", _CHUNKS // 2)
+        orders["name"] = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in names}
+    if signals.get("mention"):
+        orders["mention"] = _mentioned(found, chunks)
+    if signals.get("file"):
+        orders["file"] = _by_file(text)
+    if signals.get("path"):
+        orders["path"] = _by_path(found, text)
+    if signals.get("defines"):
+        orders["defines"] = _defined(found, question)
+    if meaning and signals.get("meaning"):
+        orders["meaning"] = {place: score * found.weight(place[0]) for place, score in meaning}
+    scores, reasons = _fused(orders, signals)
     best = _apart(sorted(scores, key=lambda place: (-scores[place], place)), limit)
     return [_hit(queries, read_lines, place, scores[place], reasons[place]) for place in best]
 
@@ -63,163 +105,153 @@ def search(queries: Queries, read_lines: ReadLines, text: str, limit: int) -> li
         return []
     quoted = [f'"{term}"' for term in terms]
     chunks = queries.search(" AND ".join(quoted), limit)
-    if len(chunks) < limit:
+    if len(chunks) < limit and len(quoted) > 1:
         known = {_place(chunk) for chunk in chunks}
         chunks += [c for c in queries.search(" OR ".join(quoted), limit) if _place(c) not in known]
     return [_hit(queries, read_lines, _place(c), -c.bm25, ["text"]) for c in chunks[:limit]]
 
 
-def context(
-    queries: Queries,
-    read_lines: ReadLines,
-    path: str,
-    text: str,
-    offset: int,
-    open_documents: Sequence[OpenDocument],
-    budget_bytes: int,
-    deadline: float,
-) -> list[Snippet]:
-    """What of other files helps at byte `offset` of `text`, within a budget; stops at `deadline`.
+def _fused(
+    orders: Mapping[str, Scores], signals: Mapping[str, float]
+) -> tuple[Scores, dict[Place, list[str]]]:
+    scores: Scores = defaultdict(float)
+    reasons: dict[Place, list[str]] = defaultdict(list)
+    for why, order in orders.items():
+        places = sorted((place for place in order if order[place] > 0), key=lambda p: (-order[p], p))
+        rank, last = -1, 0.0
+        for place in places:
+            if order[place] != last:  # what is equal shares its rank, as the passages of one file do
+                rank, last = rank + 1, order[place]
+            scores[place] += signals.get(why, 0.0) / (_FUSION + rank)
+            reasons[place].append(why)
+    return scores, reasons
 
-    Definitions of names near the cursor first, then passages that share many words with what stands
-    there. The order is by path and line, so that it stays the same while the cursor moves.
+
+def _prior(found: _Found, chunk: FoundChunk) -> float:
+    """Questions are about code first: text outside of definitions and tests come after it."""
+    return found.weight(chunk.path) * (1.0 if chunk.name else _WINDOW_WEIGHT)
+
+
+def _mentioned(found: _Found, chunks: Sequence[FoundChunk]) -> Scores:
+    """Definitions that the passages found by their words mention, tests and documents among them.
+
+    A passage's vote is shared by the definitions that it mentions, and a definition that everyone
+    mentions gets less from each (both by the square root, as in a normalised graph).
     """
-    before = text.encode("utf-8", "replace")[:offset].decode("utf-8", "ignore")
-    near = before.splitlines()[-_NEAR_LINES:]
-    found = _definitions(queries, read_lines, path, before, near, deadline)
-    taken = {snippet.path for snippet in found}
-    others = [d for d in open_documents if d.path != path and d.path not in taken]
-    words = {i for line in near for i in identifiers(line) if len(i) > 2}
-    for document in others[:20]:
-        if time.monotonic() > deadline:
-            break
-        similar = _similar(document.path, document.text.splitlines(), words)
-        if similar is not None:
-            found.append(similar)
-    for neighbour in _neighbours(queries, path, taken | {d.path for d in others}):
-        if time.monotonic() > deadline:
-            break
-        similar = _similar(neighbour, read_lines(neighbour), words)
-        if similar is not None:
-            found.append(similar)
-    return _within(found, budget_bytes)
+    votes: dict[str, float] = defaultdict(float)
+    mentioned: dict[Place, set[str]] = {}
+    top = chunks[:_MENTIONING]
+    for chunk in top:
+        lines = found.read_lines(chunk.path)[chunk.start_line - 1 : chunk.end_line]
+        names = {name for line in lines for name in identifiers(line) if len(name) > 3}
+        mentioned[_place(chunk)] = names - {chunk.name}
+    everything = set().union(*mentioned.values()) if mentioned else set()
+    definers: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, path, place in found.queries.definers(everything):
+        if not name.startswith("__") and found.weight(path) == 1.0:
+            definers[name].append((path, place))
+    known = {name for name, places in definers.items() if len(places) <= _MAX_DEFINERS}
+    best = -top[0].bm25 if top else 1.0
+    times: dict[str, int] = defaultdict(int)
+    for chunk in top:
+        names = mentioned[_place(chunk)] & known
+        for name in names:
+            votes[name] += -chunk.bm25 / best / len(names) ** 0.5
+            times[name] += 1
+    for name in votes:
+        votes[name] /= times[name] ** 0.5 * len(definers[name])
+    scores: Scores = {}
+    for name in sorted(votes, key=lambda n: (-votes[n], n))[:_MENTIONED]:
+        for path, number in definers[name]:
+            symbol = _symbol_at(found.queries, path, number)
+            if symbol is not None and symbol.kind not in ("field", "variable", "constant", "module"):
+                weight = 1.0 if symbol.kind in _FULL else _CLASS_WEIGHT
+                scores[_place_of(symbol)] = votes[name] * weight
+    return scores
 
 
-def _definitions(
-    queries: Queries, read_lines: ReadLines, path: str, before: str, near: list[str], deadline: float
-) -> list[Snippet]:
-    counts = Counter(i for line in near for i in identifiers(line) if len(i) > 2)
-    last = set(identifiers(near[-1])) if near else set()
-    imported = set(queries.imports(path)) or set(identifiers("\n".join(before.splitlines()[:40])))
-    names = [name for name, _ in counts.most_common(60) if name.lower() not in STOP_WORDS]
-    by_name: dict[str, list[Symbol]] = {}
-    for symbol in queries.symbols_named(names) if names else []:
-        if symbol.path != path and symbol.kind not in ("field", "variable"):
-            by_name.setdefault(symbol.name, []).append(symbol)
-    found: list[Snippet] = []
-    for name, symbols in by_name.items():
-        if len(symbols) > _MAX_DEFINERS or time.monotonic() > deadline:
-            continue
-        known = name in imported
-        score = 1.0 + 2.0 * known + 1.0 * (name in last) + 0.1 * min(counts[name], 5)
-        for symbol in symbols[: 2 if known else 1]:
-            lines = read_lines(symbol.path)
-            end = min(symbol.end_line, symbol.start_line + (18 if known else 10))
-            body = "\n".join(lines[symbol.start_line - 1 : end])
-            why = f"defines {name}" + (", imported here" if known else "")
-            found.append(Snippet(symbol.path, symbol.start_line, end, body, score, why))
-    return found
+def _symbol_at(queries: Queries, path: str, place: int) -> Symbol | None:
+    outline = queries.symbols_in(path)
+    return outline[place] if place < len(outline) else None
 
 
-def _similar(path: str, lines: list[str], words: set[str]) -> Snippet | None:
-    """The window of a file that shares the most words with those near the cursor (Jaccard)."""
-    best: tuple[float, int] = (0.12, -1)
-    for start in range(0, max(1, len(lines) - _WINDOW // 2), _WINDOW // 2):
-        there = {i for line in lines[start : start + _WINDOW] for i in identifiers(line) if len(i) > 2}
-        both = len(words & there)
-        best = max(best, (both / max(1, len(words | there)), start))
-    score, start = best
-    if start < 0:
-        return None
-    end = min(start + _WINDOW, len(lines))
-    return Snippet(path, start + 1, end, "\n".join(lines[start:end]), score, "similar to the lines here")
+def _by_file(text: Mapping[Place, float]) -> Scores:
+    """Each file's best passages together, halved from one to the next; all its candidates share that."""
+    best: dict[str, list[float]] = defaultdict(list)
+    for place, score in text.items():
+        best[place[0]].append(score)
+    total = {
+        path: sum(score / 2**n for n, score in enumerate(sorted(scores, reverse=True)[:_PER_FILE]))
+        for path, scores in best.items()
+    }
+    return _heads(text, total)
 
 
-def _neighbours(queries: Queries, path: str, without: set[str]) -> list[str]:
-    """Files of the same folder and language, the most central first."""
-    here = PurePosixPath(path)
-    ranked = sorted(queries.ranks().items(), key=lambda item: (-item[1], item[0]))
-    inside = [PurePosixPath(name) for name, _ in ranked if name != path and name not in without]
-    return [str(p) for p in inside if p.parent == here.parent and p.suffix == here.suffix][:12]
+def _by_path(found: _Found, text: Mapping[Place, float]) -> Scores:
+    """Files whose paths say the question's words, the rarer the better, by their best passages."""
+    paths = found.queries.paths()
+    stems = {stem(term) for term in found.terms if len(term) > 2}
+    score: dict[str, float] = defaultdict(float)
+    for word in stems:
+        begins = [path for path in paths if word in path.lower()]
+        said = [path for path in begins if word in {stem(part) for part in _words(path)}]
+        for path in said:
+            score[path] += (len(paths) / len(said)) ** 0.25
+    lengths = {path: 4 + len(_words(path)) for path in score}
+    return _heads(text, {path: s / lengths[path] * found.weight(path) for path, s in score.items()})
 
 
-def _within(snippets: list[Snippet], budget: int) -> list[Snippet]:
-    kept: list[Snippet] = []
-    for snippet in sorted(snippets, key=lambda s: (-s.score, s.path, s.start_line)):
-        size = len(snippet.text.encode("utf-8", "replace"))
-        overlaps = any(
-            k.path == snippet.path and k.start_line <= snippet.end_line and snippet.start_line <= k.end_line
-            for k in kept
-        )
-        if snippet.text and size <= budget and not overlaps:
-            kept.append(snippet)
-            budget -= size
-    return sorted(kept, key=lambda s: (s.path, s.start_line))
+def _heads(text: Mapping[Place, float], files: Mapping[str, float]) -> Scores:
+    """Each file's score for the best passage of its own that the text search found."""
+    head: dict[str, Place] = {}
+    for place in sorted(text, key=lambda p: (-text[p], p)):
+        head.setdefault(place[0], place)
+    return {head[path]: score for path, score in files.items() if path in head}
 
 
-def _named(question: str) -> list[str]:
-    """Identifiers that stand in the question as such: quoted, with an underscore, or with capitals inside."""
-    quoted = [i for n, part in enumerate(question.split("`")) if n % 2 for i in identifiers(part)]
-    marked = [
-        i for i in identifiers(question) if "_" in i.strip("_") or (len(parts(i)) > 1 and not i.isdigit())
-    ]
-    return list(dict.fromkeys([*quoted, *marked]))
+def _words(path: str) -> list[str]:
+    return [part for identifier in identifiers(path) for part in parts(identifier)]
 
 
-def _by_name(chunks: list[FoundChunk], terms: list[str]) -> list[FoundChunk]:
-    """Definitions whose names share words with the question, those that share most first."""
-    wanted = {_stem(term) for term in terms}
-
-    def shared(chunk: FoundChunk) -> int:
-        return len(wanted & {_stem(part) for part in parts(chunk.name)})
-
-    return sorted((c for c in chunks if shared(c)), key=lambda c: (-shared(c), c.bm25))
+def _defined(found: _Found, question: str) -> Scores:
+    """Definitions of the identifiers that the question names, code before tests."""
+    names = named(question)
+    symbols = [s for s in found.queries.symbols_named(names) if s.kind != "field"] if names else []
+    symbols.sort(key=lambda s: (names.index(s.name), -found.weight(s.path)))
+    return {_place_of(s): found.weight(s.path) / (1 + n) for n, s in enumerate(symbols[:_MENTIONED])}
 
 
-def _stem(word: str) -> str:
-    """A crude stem, enough to let `ignored` meet `ignore`."""
-    return word[:5]
-
-
-def _by_path(chunks: list[FoundChunk], terms: list[str]) -> list[Place]:
-    wanted = {_stem(term) for term in terms}
-
-    def shared(chunk: FoundChunk) -> int:
-        return len(wanted & {_stem(word) for i in identifiers(chunk.path) for word in parts(i)})
-
-    return [_place(c) for c in sorted(chunks, key=lambda c: (-shared(c), c.bm25)) if shared(c)]
+def _any_of(terms: Iterable[str]) -> str:
+    return " OR ".join(f'"{term}"' for term in terms)
 
 
 def _apart(places: list[Place], limit: int) -> list[Place]:
     """The first `limit` places that do not overlap, at most three of one file."""
-    kept: list[Place] = []
+    kept: dict[str, list[Place]] = defaultdict(list)
+    best: list[Place] = []
     for path, start, end in places:
-        same = [k for k in kept if k[0] == path]
-        if len(same) < 3 and not any(k[1] <= end and start <= k[2] for k in same):
-            kept.append((path, start, end))
-        if len(kept) == limit:
+        same = kept[path]
+        if len(same) < _PER_FILE and not any(k[1] <= end and start <= k[2] for k in same):
+            same.append((path, start, end))
+            best.append((path, start, end))
+        if len(best) == limit:
             break
-    return kept
+    return best
 
 
 def _place(chunk: FoundChunk) -> Place:
     return chunk.path, chunk.start_line, chunk.end_line
 
 
+def _place_of(symbol: Symbol) -> Place:
+    return symbol.path, symbol.start_line, min(symbol.end_line, symbol.start_line + _CHUNK_LINES - 1)
+
+
 def _hit(queries: Queries, read_lines: ReadLines, place: Place, score: float, why: list[str]) -> Hit:
     path, start, end = place
-    inside = [s for s in queries.symbols_in(path) if s.start_line == start and s.kind not in ("field",)]
-    around = [s for s in queries.symbols_in(path) if s.start_line <= start and end <= s.end_line]
+    outline = [s for s in queries.symbols_in(path) if s.kind != "field"]
+    inside = [s for s in outline if s.start_line == start]
+    around = [s for s in outline if s.start_line <= start and end <= s.end_line]
     symbol = inside[0] if inside else (around[-1] if around else None)
     text = "\n".join(read_lines(path)[start - 1 : end])
     return Hit(path, start, end, round(float(score), 5), ", ".join(why), symbol, text)

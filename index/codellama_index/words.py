@@ -3,6 +3,7 @@
 import re
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|\d+|[^\W\d_]+")
+_ENDINGS = ("ations", "ation", "ings", "ing", "ions", "ion", "ers", "er", "ed", "es", "s")
 _PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 # Words that a question is made of and code is not about.
@@ -32,9 +33,28 @@ def searchable(text: str) -> str:
     for identifier in identifiers(text):
         split = parts(identifier)
         words += split
-        if len(split) > 1:
+        # The tokenizer would part snake_case again and count its parts twice.
+        if len(split) > 1 and "_" not in identifier.strip("_"):
             words.append(identifier.lower().strip("_"))
     return " ".join(words)
+
+
+def stem(word: str) -> str:
+    """A light stem, lower case, enough to let `ignored` meet `ignores` where no full-text index does it."""
+    word = word.lower()
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)].rstrip("e")
+    return word.rstrip("e") if len(word) > 3 else word
+
+
+def named(question: str) -> list[str]:
+    """Identifiers that stand in a question as such: quoted, with an underscore, or with capitals inside."""
+    quoted = [i for n, part in enumerate(question.split("`")) if n % 2 for i in identifiers(part)]
+    marked = [
+        i for i in identifiers(question) if "_" in i.strip("_") or (len(parts(i)) > 1 and not i.isdigit())
+    ]
+    return list(dict.fromkeys([*quoted, *marked]))
 
 
 def query_terms(text: str) -> list[str]:
