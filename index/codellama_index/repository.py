@@ -184,6 +184,10 @@ class Index:
 
         return self._reading(lambda: outline.outline(self._queries, tokens))
 
+    def paths(self) -> list[str]:
+        """Every indexed file."""
+        return self._reading(self._queries.paths)
+
     def read(self, path: str) -> str:
         """A file's text as it is on disk now; raises PathNotFound or NotText."""
         file = self.root / path

@@ -22,7 +22,7 @@ SIGNALS: Mapping[str, float] = {
     "mention": 0.4,
     "file": 0.3,
     "path": 0.3,
-    "defines": 3.0,
+    "defines": 1.0,
     "meaning": 1.0,
 }
 _FUSION = 20.0  # the k of reciprocal rank fusion: how little the very first places stand out
@@ -94,7 +94,8 @@ def retrieve(
     if meaning and signals.get("meaning"):
         orders["meaning"] = {place: score * found.weight(place[0]) for place, score in meaning}
     scores, reasons = _fused(orders, signals)
-    best = _apart(sorted(scores, key=lambda place: (-scores[place], place)), limit)
+    ranked = sorted(scores, key=lambda place: (-scores[place], place))
+    best = _apart(ranked, limit, max(_PER_FILE, limit // 2))
     return [_hit(queries, read_lines, place, scores[place], reasons[place]) for place in best]
 
 
@@ -184,7 +185,7 @@ def _by_file(text: Mapping[Place, float]) -> Scores:
         path: sum(score / 2**n for n, score in enumerate(sorted(scores, reverse=True)[:_PER_FILE]))
         for path, scores in best.items()
     }
-    return _heads(text, total)
+    return {place: total[place[0]] for place in text}
 
 
 def _by_path(found: _Found, text: Mapping[Place, float]) -> Scores:
@@ -198,15 +199,8 @@ def _by_path(found: _Found, text: Mapping[Place, float]) -> Scores:
         for path in said:
             score[path] += (len(paths) / len(said)) ** 0.25
     lengths = {path: 4 + len(_words(path)) for path in score}
-    return _heads(text, {path: s / lengths[path] * found.weight(path) for path, s in score.items()})
-
-
-def _heads(text: Mapping[Place, float], files: Mapping[str, float]) -> Scores:
-    """Each file's score for the best passage of its own that the text search found."""
-    head: dict[str, Place] = {}
-    for place in sorted(text, key=lambda p: (-text[p], p)):
-        head.setdefault(place[0], place)
-    return {head[path]: score for path, score in files.items() if path in head}
+    weighted = {path: s / lengths[path] * found.weight(path) for path, s in score.items()}
+    return {place: weighted[place[0]] for place in text if place[0] in weighted}
 
 
 def _words(path: str) -> list[str]:
@@ -225,13 +219,13 @@ def _any_of(terms: Iterable[str]) -> str:
     return " OR ".join(f'"{term}"' for term in terms)
 
 
-def _apart(places: list[Place], limit: int) -> list[Place]:
-    """The first `limit` places that do not overlap, at most three of one file."""
+def _apart(places: list[Place], limit: int, per_file: int) -> list[Place]:
+    """The first `limit` places that do not overlap, at most `per_file` of one file."""
     kept: dict[str, list[Place]] = defaultdict(list)
     best: list[Place] = []
     for path, start, end in places:
         same = kept[path]
-        if len(same) < _PER_FILE and not any(k[1] <= end and start <= k[2] for k in same):
+        if len(same) < per_file and not any(k[1] <= end and start <= k[2] for k in same):
             same.append((path, start, end))
             best.append((path, start, end))
         if len(best) == limit:
