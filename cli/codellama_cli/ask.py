@@ -1,74 +1,130 @@
 """`codellama ask`: a question about a repository, answered with citations."""
 
 import asyncio
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from codellama.assist.answer import Answer, Turn
+    from codellama.serve.client import ModelClient
+    from codellama_index import Index
 
 Repo = Annotated[Path | None, typer.Option(help="The repository; default: the one around here.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
+# A question waits no longer for changes on the disk: what is left, the answer says.
+_REFRESH_S = 0.15
+
 
 def ask(
-    question: Annotated[str, typer.Argument(help="The question, in words.")],
+    question: Annotated[
+        str | None, typer.Argument(help="The question, in words; with --chat it may be left out.")
+    ] = None,
     repo: Repo = None,
     model: Annotated[str | None, typer.Option(help="An instruct model; default: chat.model.")] = None,
-    max_context: Annotated[int, typer.Option(min=256, help="Tokens of context to use at most.")] = 8192,
+    max_context: Annotated[int, typer.Option(min=256, help="Tokens of context to use at most.")] = 100_000,
     generate: Annotated[bool, typer.Option(help="Let the model answer, if one is set.")] = True,
+    chat: Annotated[bool, typer.Option("--chat", help="Go on with questions from stdin.")] = False,
     json: Json = False,
 ) -> None:
     """Answer a question about a repository, with citations that were read again.
 
     Example: codellama ask "where is the retry delay decided?" --repo ~/src/service
     """
-    from codellama.assist.answer import answer
     from codellama.runtime.errors import InvalidRequest
     from codellama.runtime.locate import locate
     from codellama.serve.client import ModelClient
-    from codellama_cli import output, repository
+    from codellama_cli import repository
 
-    if not question.strip():
+    if chat and json:
+        raise InvalidRequest("--chat talks and --json prints one document: choose one of them.")
+    if not chat and not (question or "").strip():
         raise InvalidRequest('The question is empty: ask something, such as "where is X decided?".')
     with repository.open_repository(repo) as index:
         settings = repository.settings_for(index.root, {"chat.model": model})
         name = settings.text("chat.model") if generate else ""
         if name:
             locate(name)
-        repository.refreshed(index)
+        repository.glanced(index, _REFRESH_S)
+        client = ModelClient(repository.serve_settings(settings, name)) if name else None
+        asyncio.run(_converse(index, client, question, max_context, chat, json))
 
-        async def run() -> None:
-            client = ModelClient(repository.serve_settings(settings, name)) if name else None
-            try:
-                say = (lambda text: None) if json else (lambda text: output.print_text(text, end=""))
-                found = await answer(question, index, client, max_context=max_context, on_text=say)
-            finally:
-                if client is not None:
-                    await client.aclose()
-            if json:
-                output.print_json(
-                    {
-                        "answer": found.answer,
-                        "citations": found.citations,
-                        "retrieved": [
-                            {"path": h.path, "start_line": h.start_line, "end_line": h.end_line}
-                            | {"score": h.score, "why": h.why}
-                            for h in found.retrieved
-                        ],
-                        "model": found.model,
-                        "timings": found.timings,
-                    }
-                )
+
+async def _converse(
+    index: "Index", client: "ModelClient | None", question: str | None, room: int, chat: bool, json: bool
+) -> None:
+    from codellama.assist.answer import Turn
+
+    history: list[Turn] = []
+    try:
+        while True:
+            asked = question if question is not None else _next_question()
+            question = None
+            if asked is None:
                 return
-            output.print_text("\n")
-            for citation in found.citations:
-                if citation.quote and citation.quote.strip() in found.answer:
-                    continue
-                mark = "" if citation.verified else "  (not verified: these lines do not exist)"
-                output.print_text(f"{citation.path}:{citation.start_line}-{citation.end_line}{mark}")
-                if citation.verified:
-                    output.print_code(citation.quote, citation.path, citation.start_line)
-            seconds = ", ".join(f"{name[:-2]} {value * 1000:.0f} ms" for name, value in found.timings.items())
-            output.print_text(f"\n{seconds}")
+            if asked.strip():
+                found = await _answered(index, client, asked, room, history, json)
+                history.append(Turn(asked, found.answer))
+            if not chat:
+                return
+    finally:
+        if client is not None:
+            await client.aclose()
 
-        asyncio.run(run())
+
+def _next_question() -> str | None:
+    """The next line from stdin, with a prompt where somebody types it; None at its end."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip() or None
+
+
+async def _answered(
+    index: "Index", client: "ModelClient | None", question: str, room: int, history: "list[Turn]", json: bool
+) -> "Answer":
+    from codellama.assist.answer import answer
+    from codellama_cli.reading import AnswerPrinter
+
+    printer = AnswerPrinter(index.root)
+    say = (lambda text: None) if json else printer.feed
+    found = await answer(question, index, client, max_context=room, on_text=say, history=tuple(history))
+    if json:
+        _print_json(found)
+    else:
+        printer.end()
+        _print_sources(found, index.root)
+    return found
+
+
+def _print_json(found: "Answer") -> None:
+    from codellama_cli import output
+
+    output.print_json(
+        {
+            "answer": found.answer,
+            "citations": found.citations,
+            "retrieved": [
+                {"path": h.path, "start_line": h.start_line, "end_line": h.end_line}
+                | {"score": h.score, "why": h.why}
+                for h in found.retrieved
+            ],
+            "model": found.model,
+            "timings": found.timings,
+        }
+    )
+
+
+def _print_sources(found: "Answer", root: Path) -> None:
+    """The quotes that the answer does not show itself, and how long it took."""
+    from codellama.assist.evidence import mark
+    from codellama_cli import output
+
+    for citation in found.citations:
+        if citation.verified and citation.quote.strip() not in found.answer:
+            output.print_linked(f"\n{mark(citation)}", root)
+            output.print_code(citation.quote, citation.path, citation.start_line)
+    seconds = ", ".join(f"{name[:-2]} {value * 1000:.0f} ms" for name, value in found.timings.items())
+    output.print_text(f"\n{seconds}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codellama_cli.ask import Json, Repo
+from codellama_cli.retrieval import retrieval
 
 if TYPE_CHECKING:
     from codellama_cli.config import Config
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 evaluate = typer.Typer(no_args_is_help=True, help="Measure how good the answers are.")
 
 
-@evaluate.callback()
-def _group() -> None:
-    """Keeps `infill` a command of a group while it is the only one."""
+evaluate.command()(retrieval)
 
 
 @evaluate.command("infill")

@@ -2,17 +2,22 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codellama.runtime.errors import CodellamaError
 
 if TYPE_CHECKING:
     from codellama_index.sync import Step
+
+
+_PLACE = re.compile(r"([\w.@+/-]*[\w-]):\d+(?:-\d+)?")
 
 
 def print_json(data: object) -> None:
@@ -38,6 +43,25 @@ def print_text(text: str, end: str = "\n") -> None:
 def warn(message: str) -> None:
     """One line on stderr."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def print_linked(text: str, root: Path) -> None:
+    """Text in which each `path:line` of an existing file is a link, on a terminal that is asked nothing else.
+
+    The link is OSC 8 to the file, written after the text's own escapes were dropped.
+    """
+    from codellama.assist.filters import strip_escapes
+
+    clean = strip_escapes(text)
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        clean = _PLACE.sub(lambda match: _link(match.group(), root / match.group(1)), clean)
+        _write(f"{clean}\n".encode(sys.stdout.encoding or "ascii", "replace").decode(sys.stdout.encoding))
+        return
+    print_text(clean)
+
+
+def _link(text: str, file: Path) -> str:
+    return f"\x1b]8;;{file.absolute().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\" if file.is_file() else text
 
 
 def print_code(text: str, path: str, start_line: int) -> None:

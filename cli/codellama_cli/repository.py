@@ -12,6 +12,7 @@ from codellama_cli.config import Config
 if TYPE_CHECKING:
     from codellama.serve.client import ServeSettings
     from codellama_index import Index
+    from codellama_index.sync import Step
 
 
 def settings_for(root: Path | None, command_line: Mapping[str, object] | None = None) -> Config:
@@ -49,6 +50,26 @@ def refreshed(index: "Index", within_s: float = math.inf) -> "Index":
     deadline = time.monotonic() + within_s
     with output.progress("indexing") as move:
         index.sync(progress=move, cancelled=lambda: time.monotonic() > deadline)
+    return index
+
+
+def glanced(index: "Index", within_s: float) -> "Index":
+    """The same index, refreshed for a moment only; warns where that was too short, so that it may be stale.
+
+    One that was never built is built first, however long it takes.
+    """
+    if index.database is None or not index.paths():
+        return refreshed(index)
+    deadline = time.monotonic() + within_s
+    left = 0
+
+    def count(step: "Step") -> None:
+        nonlocal left
+        left = step.all_files - step.files
+
+    report = index.sync(progress=count, cancelled=lambda: time.monotonic() > deadline)
+    if left or not report.complete:
+        output.warn("the index may be stale: codellama index build reads what has changed")
     return index
 
 

@@ -51,20 +51,14 @@ class Packed(NamedTuple):
 def pack(text: str, extract: Extract) -> Packed:
     """All of an extract; `text` is what it was extracted from."""
     lines = text.splitlines()
-    # A method is found by the words of its class, which its own lines hardly ever say.
-    scopes = {(s.start_line, s.name): s.scope for s in extract.symbols if s.scope}
+    # A method is found by the words of its class, and a function by the comment above it: neither stands
+    # in its own lines.
+    around = {(s.start_line, s.name): f"{s.scope}\n{s.docstring}" for s in extract.symbols}
     chunks = tuple(
         PackedChunk(
             *chunk,
-            _capped(
-                searchable(
-                    "\n".join(
-                        [
-                            scopes.get((chunk.start_line, chunk.name), ""),
-                            *lines[chunk.start_line - 1 : chunk.end_line],
-                        ]
-                    )
-                )
+            _words(
+                around.get((chunk.start_line, chunk.name), ""), lines[chunk.start_line - 1 : chunk.end_line]
             ),
             searchable(chunk.name),
         )
@@ -155,6 +149,12 @@ class Mentions:
         for which, line, start in places:
             if which == number:
                 yield line, start
+
+
+def _words(around: str, lines: Sequence[str]) -> str:
+    body = "\n".join(lines)
+    said = [line for line in around.splitlines() if line not in body]
+    return _capped(searchable("\n".join([*said, body])))
 
 
 def _capped(words: str) -> str:

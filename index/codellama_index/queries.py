@@ -4,6 +4,7 @@ Symbols and references come out of packed values, so a query first finds the few
 unpacks those alone.
 """
 
+import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,17 @@ class Queries:
             -max(len(suffix), 1),
             suffix,
         )
+
+    def importers(self, module: str) -> list[str]:
+        """The files whose imports have a part of this name."""
+        rows = self._mine(
+            "SELECT f.path, b.imports FROM file f JOIN blob b ON b.id = f.blob"
+            + _MINE
+            + " WHERE f.skip = '' AND instr(b.imports, ?) ORDER BY f.path",
+            module,
+        )
+        part = re.compile(rf"(?<![\w$]){re.escape(module)}(?![\w$])")
+        return [path for path, imports in rows if part.search(imports)]
 
     def imports(self, path: str) -> list[str]:
         """The names that a file imports."""

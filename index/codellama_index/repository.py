@@ -133,6 +133,12 @@ class Index:
 
         return self._reading(find)
 
+    def definitions(self, name: str) -> list[Symbol]:
+        """Definitions with exactly this name; a dotted one (or with `::`) also says the scope's end."""
+        scope, _, last = name.replace("::", ".").replace("#", ".").rpartition(".")
+        found = self._reading(lambda: self._queries.symbols_named([last]))
+        return [s for s in found if s.scope == scope or s.scope.endswith(f".{scope}") or not scope]
+
     def references(self, name: str, limit: int = 200) -> list[Reference]:
         """Uses of a name, each with its line's text."""
         read = self._line_reader()
@@ -187,6 +193,27 @@ class Index:
     def paths(self) -> list[str]:
         """Every indexed file."""
         return self._reading(self._queries.paths)
+
+    def outline(self, path: str) -> list[Symbol]:
+        """A file's definitions in order."""
+        return self._reading(lambda: self._queries.symbols_in(path))
+
+    def enclosing(self, path: str, line: int) -> Symbol | None:
+        """The innermost function, method or type around a line."""
+        around = [
+            s
+            for s in self.outline(path)
+            if s.start_line <= line <= s.end_line and s.kind not in ("field", "variable", "constant")
+        ]
+        return max(around, key=lambda s: s.start_line, default=None)
+
+    def importers(self, module: str) -> list[str]:
+        """The files that import a module or a name: one whose dotted or slashed import has it as a part."""
+        return self._reading(lambda: self._queries.importers(module))
+
+    def lines(self, path: str) -> list[str]:
+        """A file's lines as they are on disk now; none where it cannot be read."""
+        return self._line_reader()(path)
 
     def read(self, path: str) -> str:
         """A file's text as it is on disk now; raises PathNotFound or NotText."""

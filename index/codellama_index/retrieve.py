@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from codellama_index.queries import FoundChunk, Queries
 from codellama_index.rank import is_secondary
 from codellama_index.records import Hit, Symbol
-from codellama_index.words import identifiers, named, parts, query_terms, stem
+from codellama_index.words import identifiers, named, parts, query_terms, related, stem
 
-# What each signal adds: words of the passage, of its name, of the passages that mention it (one hop in the
-# graph of references), of its file as a whole, of its path; the names that the question quotes; meaning.
+# What each signal adds: words of the passage; the same with words related to the question's; words of its
+# name; the passages that mention it (one hop in the graph of references); its file as a whole; its path;
+# the names that the question quotes; meaning, where an embedding model was named.
 SIGNALS: Mapping[str, float] = {
-    "text": 1.0,
+    "text": 1.5,
+    "related": 0.6,
     "name": 0.3,
     "mention": 0.4,
     "file": 0.3,
-    "path": 0.3,
+    "path": 0.2,
     "defines": 1.0,
     "meaning": 1.0,
 }
@@ -80,6 +82,10 @@ def retrieve(
     chunks = queries.search(any_of, _CHUNKS)
     text = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in chunks}
     orders: dict[str, Scores] = {"text": text}
+    if signals.get("related"):
+        more = related(terms)
+        widened = queries.search(_any_of([*terms, *more]), _CHUNKS // 2) if more else chunks
+        orders["related"] = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in widened}
     if signals.get("name"):
         names = queries.search(f"name : ({any_of})", _CHUNKS // 2)
         orders["name"] = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in names}
@@ -96,7 +102,9 @@ def retrieve(
     scores, reasons = _fused(orders, signals)
     ranked = sorted(scores, key=lambda place: (-scores[place], place))
     best = _apart(ranked, limit, max(_PER_FILE, limit // 2))
-    return [_hit(queries, read_lines, place, scores[place], reasons[place]) for place in best]
+    hits = [_hit(queries, read_lines, place, scores[place], reasons[place]) for place in best]
+    stems = {stem(term) for term in terms}
+    return [hit for hit in hits if _stands(hit, stems)]
 
 
 def search(queries: Queries, read_lines: ReadLines, text: str, limit: int) -> list[Hit]:
@@ -130,7 +138,8 @@ def _fused(
 
 def _prior(found: _Found, chunk: FoundChunk) -> float:
     """Questions are about code first: text outside of definitions and tests come after it."""
-    return found.weight(chunk.path) * (1.0 if chunk.name else _WINDOW_WEIGHT)
+    kind = _SECONDARY_WEIGHT if chunk.name.startswith("test_") else 1.0 if chunk.name else _WINDOW_WEIGHT
+    return min(found.weight(chunk.path), kind)
 
 
 def _mentioned(found: _Found, chunks: Sequence[FoundChunk]) -> Scores:
@@ -213,6 +222,14 @@ def _defined(found: _Found, question: str) -> Scores:
     symbols = [s for s in found.queries.symbols_named(names) if s.kind != "field"] if names else []
     symbols.sort(key=lambda s: (names.index(s.name), -found.weight(s.path)))
     return {_place_of(s): found.weight(s.path) / (1 + n) for n, s in enumerate(symbols[:_MENTIONED])}
+
+
+def _stands(hit: Hit, stems: set[str]) -> bool:
+    """Whether the lines still hold what they were found for; they may have changed since they were read."""
+    if hit.symbol is not None and hit.symbol.start_line == hit.start_line:
+        return hit.symbol.name in hit.text
+    words = {stem(part) for identifier in identifiers(hit.text) for part in parts(identifier)}
+    return not words.isdisjoint(stems) or "meaning" in hit.why
 
 
 def _any_of(terms: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterable
 
 import pytest
 
-from codellama.assist.answer import Answer, answer
+from codellama.assist.answer import Answer, Turn, answer
 from codellama.runtime.records import ChatRequest
 from codellama.serve.client import ModelClient, ModelInfo, ServeSettings
 from codellama_index import Index
@@ -55,6 +55,13 @@ def test_composed_from_evidence(index: Index) -> None:
     assert found.timings.keys() == {"retrieve_s", "answer_s"}
 
 
+def test_a_passage_is_quoted_under_its_place(index: Index) -> None:
+    """A quote stands in a fence whose info string is its place, as the disk has it."""
+    found, _ = ask("where is the retry delay decided?", index)
+    quote = '```retry.py:4-6\ndef retry_delay(attempt: int) -> float:\n    """Seconds to wait."""\n'
+    assert quote in found.answer
+
+
 @pytest.mark.parametrize(
     ("question", "places"),
     [
@@ -67,7 +74,8 @@ def test_uses(index: Index, question: str, places: list[str]) -> None:
     """Calls come first, then mentions, then tests; each line is quoted; the definition follows."""
     found, _ = ask(question, index)
     assert [f"{c.path}:{c.start_line}" for c in found.citations[: len(places)]] == places
-    assert "is used in these places:" in found.answer
+    assert "is used by:" in found.answer
+    assert "Answered exactly from the index" in found.answer
 
 
 def test_lines_that_changed_since_are_no_evidence(index: Index) -> None:
@@ -85,15 +93,42 @@ def test_nothing_found(index: Index) -> None:
 
 
 def test_a_models_citations_are_checked(index: Index) -> None:
-    """What it cites is read again: existing lines are quoted, invented ones marked."""
+    """What it cites is read again: existing lines are quoted, invented ones marked in the text."""
     client = StandIn(["It is min() at retry.py:4", "-6, see also made/up.py:1-2."])
     found, shown = ask("where is the retry delay decided?", index, client)
     assert found.model == "stand-in"
-    assert shown == found.answer == "It is min() at retry.py:4-6, see also made/up.py:1-2."
+    marked = "made/up.py:1-2 [not verified: these lines do not exist]."
+    assert shown == found.answer == f"It is min() at retry.py:4-6, see also {marked}"
     assert [(c.path, c.verified) for c in found.citations] == [("retry.py", True), ("made/up.py", False)]
     (request,) = client.asked
-    assert request.documents[0].filename == "retry.py:4-6"
-    assert request.documents[0].text.startswith("def retry_delay")
+    assert 'retry.py\n1 """Retries."""' in request.messages[0].content
+    assert request.messages[-1].content.endswith("Question: where is the retry delay decided?")
+
+
+def test_follow_up_questions(index: Index) -> None:
+    """What refers back is looked up together with the last question, and the model sees the turns."""
+    before = Turn("where is the retry delay decided?", "In retry.py:4-6.")
+    shown: list[str] = []
+    done = answer("and who calls it?", index, None, max_context=8192, on_text=shown.append, history=[before])
+    assert "retry.py" in [citation.path for citation in asyncio.run(done).citations]
+    client = StandIn(["ok"])
+    asyncio.run(
+        answer("who calls it?", index, client, max_context=8192, on_text=shown.append, history=[before])
+    )
+    (request,) = client.asked
+    assert [m.role for m in request.messages] == ["user", "assistant", "user"]
+    assert request.messages[0].content == before.question
+    assert request.messages[1].content == before.answer
+
+
+def test_the_next_question_shares_the_prompts_beginning(index: Index) -> None:
+    """Documents come in an order that does not depend on the question, so that the cache serves again."""
+    client = StandIn(["ok"])
+    ask("where is the retry delay decided?", index, client)
+    ask("what does main print?", index, client)
+    first, second = ([(d.filename, d.text) for d in request.documents] for request in client.asked)
+    assert first == second
+    assert len(first) == 5  # the outline and every file
 
 
 def test_a_models_escapes_do_not_pass(index: Index) -> None:
@@ -113,13 +148,15 @@ def test_a_model_that_cannot_chat_is_not_asked(index: Index) -> None:
     assert "stand-in is no instruct model" in found.answer
 
 
-def test_the_prompt_fits_the_models_context(index: Index) -> None:
-    """Passages are left out for a small context, the best of them never."""
-    client = StandIn(["ok"], max_context=40)
+@pytest.mark.parametrize("tokens", [40, 256, 500, 4096])
+def test_the_prompt_fits_the_models_context(index: Index, tokens: int) -> None:
+    """Documents are left out for a small context, the best passage never."""
+    client = StandIn(["ok"], max_context=tokens)
     ask("where is the retry delay decided?", index, client)
     (request,) = client.asked
-    assert request.max_tokens == 10
-    (passage,) = request.documents
-    assert "def retry_delay" in passage.text
-    assert passage.filename.startswith("retry.py:")
-    assert request.messages[0].content.endswith("Question: where is the retry delay decided?")
+    assert request.max_tokens == min(768, tokens // 4)
+    best = max(request.documents, key=lambda document: document.priority)
+    assert best.filename == "retry.py"
+    assert "def retry_delay" in best.text
+    assert sum(len(d.text) for d in request.documents[1:]) <= 3 * tokens
+    assert ("tests/test_client.py" in [d.filename for d in request.documents]) == (tokens >= 500)

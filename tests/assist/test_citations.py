@@ -1,7 +1,12 @@
 """A citation is shown only after its span was read again."""
 
-from codellama.assist.citations import Citation, cite, cited_in
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama.assist.citations import Checker, Citation, cite, cited_in
 from codellama_index import Index
+from codellama_index.errors import PathNotFound
 
 
 def test_a_span_is_read_from_the_disk(index: Index) -> None:
@@ -43,3 +48,40 @@ def test_carriage_returns_do_not_shift_lines(index: Index) -> None:
     """A file from Windows is quoted by the same line numbers, without its carriage returns."""
     (index.root / "dos.py").write_bytes(b"a = 1\r\nb = 2\r\nc = 3\r\n")
     assert cite(index, "dos.py", 2, 3).quote == "b = 2\nc = 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("The delay is `min(60.0, ...)`-bounded: retry.py:4-6", ""),
+        ("It calls `retry_delay`, see client.py:5.", ""),
+        ("It calls `no_such_call`, see client.py:5", " [not verified: no_such_call is not in these lines]"),
+        (
+            "One thing. It calls `other_name` (client.py:5)",
+            " [not verified: other_name is not in these lines]",
+        ),
+        ("`other_name` is elsewhere. This calls fetch: app.py:7", ""),  # another sentence's claim
+        ("See client.py:99", " [not verified: these lines do not exist]"),
+        ("See ../../etc/passwd.txt:1", " [not verified: these lines do not exist]"),
+    ],
+)
+def test_failing_claims_are_marked(index: Index, text: str, verdict: str) -> None:
+    """A mark follows the citation whose lines do not exist, or hold nothing of what the claim quotes."""
+    marked = Checker(index).marked(text)
+    assert marked.rstrip(").").endswith(verdict) if verdict else marked == text
+    assert marked.replace(verdict, "") == text
+
+
+@given(st.text(alphabet="ab `.:-/0123\n[]", max_size=60), st.integers(0, 60))
+def test_marks_do_not_depend_on_how_the_text_comes(text: str, cut: int) -> None:
+    """What was shown of a beginning that ends with a space stays, however the text goes on."""
+    checker = Checker(_NoFiles())  # type: ignore[arg-type] # only `read` is asked of it
+    beginning = text[: text[:cut].rfind(" ") + 1]
+    assert checker.marked(text).startswith(checker.marked(beginning))
+
+
+class _NoFiles:
+    """An index of nothing."""
+
+    def read(self, path: str) -> str:
+        raise PathNotFound(path)

@@ -129,10 +129,13 @@ def without_documentation(path: str, text: str, symbols: Iterable[Symbol]) -> st
     if language_of(path) == "python":
         return "\n".join(_without_docstrings(text, lines))
     for symbol in symbols:
-        line = symbol.start_line - 2
-        while symbol.docstring and line >= 0 and _COMMENT.match(lines[line]):
-            lines[line] = ""
-            line -= 1
+        if symbol.docstring:
+            first = symbol.start_line
+            while first > 1 and _COMMENT.match(lines[first - 2]):
+                first -= 1
+            for n in range(first - 1, symbol.line - 1):  # a definition may begin with its comment
+                if _COMMENT.match(lines[n]):
+                    lines[n] = ""
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from codellama_index.records import Hit
 from codellama_index.retrieve import SIGNALS
 from codellama_index.words import identifiers, parts, query_terms, stem
 
+TASKS = ("docstrings", "commits")
 _K1, _B = 1.2, 0.75
 _DEPTH = 40  # hits that are asked for; enough for ten files
 _RESAMPLES = 2000
@@ -47,7 +48,7 @@ class Measured:
 def evaluate_retrieval(
     index: Index,
     *,
-    tasks: Sequence[str] = ("docstrings", "commits"),
+    tasks: Sequence[str] = TASKS,
     questions: int = 200,
     back: int = 300,
     seed: int = 0,
@@ -73,7 +74,7 @@ def evaluate_retrieval(
 
 def _measured(task: Task, cache: Path, seed: int, progress: Progress) -> dict[str, Any]:
     with open_index(task.root, cache) as index:
-        index.sync(progress=lambda done, of: progress(f"{task.name}: indexing", done, of))
+        index.sync(progress=lambda step: progress(f"{task.name}: indexing", step.files, step.all_files))
         of_functions = task.name == "docstrings"
         depth = 5 if of_functions else 10
         ways: dict[str, Ranking] = {"ours": _ours(index, of_functions, SIGNALS)}
