@@ -58,7 +58,7 @@ def glanced(index: "Index", within_s: float) -> "Index":
 
     One that was never built is built first, however long it takes.
     """
-    if index.database is None or not index.paths():
+    if index.database is None or not index.sources():
         return refreshed(index)
     deadline = time.monotonic() + within_s
     left = 0

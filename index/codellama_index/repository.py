@@ -190,8 +190,8 @@ class Index:
 
         return self._reading(lambda: outline.outline(self._queries, tokens))
 
-    def paths(self) -> list[str]:
-        """Every indexed file."""
+    def sources(self) -> list[str]:
+        """Every indexed file, without those that were left out."""
         return self._reading(self._queries.paths)
 
     def outline(self, path: str) -> list[Symbol]:

@@ -101,7 +101,9 @@ def test_a_models_citations_are_checked(index: Index) -> None:
     assert shown == found.answer == f"It is min() at retry.py:4-6, see also {marked}"
     assert [(c.path, c.verified) for c in found.citations] == [("retry.py", True), ("made/up.py", False)]
     (request,) = client.asked
-    assert 'retry.py\n1 """Retries."""' in request.messages[0].content
+    (document,) = [d for d in request.documents if d.filename == "retry.py"]
+    assert document.text.startswith('1 """Retries."""\n')
+    assert document.priority == max(d.priority for d in request.documents)
     assert request.messages[-1].content.endswith("Question: where is the retry delay decided?")
 
 

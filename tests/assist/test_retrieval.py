@@ -56,7 +56,7 @@ def commit(root: Path, message: str) -> None:
 
 def test_docstrings_ask_for_their_functions(project: Index, tmp_path: Path) -> None:
     """The copy says nothing of what is asked; tests are not asked for; the project is not touched."""
-    before = {path: project.read(path) for path in project.paths()}
+    before = {path: project.read(path) for path in project.sources()}
     task = docstrings(project, tmp_path / "copy", 10, seed=0)
     assert {question.text: set(question.answers) for question in task.questions} == {
         "Seconds to wait before the next attempt.": {"retry.py:.retry_delay"},
@@ -66,7 +66,7 @@ def test_docstrings_ask_for_their_functions(project: Index, tmp_path: Path) -> N
     assert not [
         text for text in copied.values() if "Seconds" in text or "behind" in text or "doubles" in text
     ]
-    assert {path: project.read(path) for path in project.paths()} == before
+    assert {path: project.read(path) for path in project.sources()} == before
     lines = {path: text.count("\n") for path, text in copied.items()}
     assert lines == {path: text.count("\n") for path, text in before.items()}
 

@@ -19,7 +19,7 @@ QUESTIONS = [
     ("how does the model server leave when idle?", "codellama/codellama/serve/__main__.py"),
     ("where are the rotary embedding angles computed?", "codellama/codellama/runtime/rope.py"),
     ("where is the bearer token compared?", "codellama/codellama/serve/security.py"),
-    ("which licences are permissive?", "codellama/codellama/training/corpus.py"),
+    ("which licences are permissive?", "codellama/codellama/training/packages.py"),
     ("where is the next token sampled with temperature?", "codellama/codellama/runtime/sampling.py"),
     ("what cuts repeated lines from a completion?", "codellama/codellama/assist/filters.py"),
     ("where is `page_rank` computed?", "index/codellama_index/rank.py"),

@@ -127,7 +127,7 @@ def _path(question: str, index: Index) -> str:
     wanted = [match.group().strip("/.") for match in _PATH.finditer(question)]
     if not wanted:
         return ""
-    paths = index.paths()
+    paths = index.sources()
     for name in wanted:
         files = [p for p in paths if p == name or p.endswith(f"/{name}")]
         if files:

@@ -87,7 +87,7 @@ def _measured(task: Task, cache: Path, seed: int, progress: Progress) -> dict[st
         for n, (name, way) in enumerate(ways.items()):
             progress(f"{task.name}: asking", n, len(ways))
             found[name] = _measure(task.questions, way, every=not of_functions)
-        files = len(index.paths())
+        files = len(index.sources())
     ours = found["ours"]
     times = sorted(ours.seconds)
     return {
@@ -150,7 +150,7 @@ def _plain(index: Index, task: Task, of_functions: bool) -> dict[str, Ranking]:
     wanted = frozenset(stem(term) for question in task.questions for term in query_terms(question.text))
     chunks, files = Bm25(wanted), Bm25(wanted)
     keys: dict[str, list[str]] = defaultdict(list)
-    for path in index.paths():
+    for path in index.sources():
         try:
             text = index.read(path)
         except CodeIndexError:

@@ -67,7 +67,7 @@ def docstrings(index: Index, folder: Path, count: int, seed: int) -> Task:
     that several functions say is one question, and each of them answers it.
     """
     answers: dict[str, set[str]] = defaultdict(set)
-    for path in index.paths():
+    for path in index.sources():
         try:
             text = index.read(path).replace("\r\n", "\n")
         except CodeIndexError:
