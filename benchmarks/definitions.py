@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _MAX_BYTES = 300_000
 _REFERENCE_FILES = 120
 _WORD = re.compile(r"[^\W\d]\w*\Z")
+# Named leaves that are words of the language or text, whatever they look like.
+_NO_NAME = re.compile(
+    "string|heredoc|comment|content|text|escape|literal|specifier|(?<!_identifier)_type$|predefined"
+)
 
 
 @dataclass
@@ -63,7 +67,6 @@ class Comparison:
             "recall_adjusted": _share(self.theirs - self.missing, self.theirs - not_theirs),
             "precision_adjusted": _share(self.ours - self.extra + not_ours, self.ours),
             "causes": dict(self.causes.most_common()),
-            "unexplained": self.unexplained[:40],
         }
 
 
@@ -79,12 +82,13 @@ def main() -> None:
     for what in arguments.what:
         language, _, folder = what.partition("=")
         texts = dict(_files(language, Path(folder), arguments.limit))
-        figures = compare(language, texts).figures()
+        comparison = compare(language, texts)
+        figures = comparison.figures()
         found, wanted = references(language, texts)
         row = {"language": language, "repository": Path(folder).name, **figures}
         row |= {"references": wanted, "references_recall": _share(found, wanted)}
         rows.append(row)
-        print(json.dumps({k: v for k, v in row.items() if k not in ("causes", "unexplained")}), flush=True)
+        print(json.dumps(row), *comparison.unexplained[:40], sep="\n", flush=True)
     packages = ["tree-sitter", *(f"tree-sitter-{name}" for name in KINDS)]
     write("definitions", _figures(rows), packages, {"ctags": version(), "rows": rows})
     with (RESULTS / "definitions.md").open("a", encoding="utf-8") as report:
@@ -171,7 +175,7 @@ def _tokens(text: str) -> Iterator[tuple[int, str]]:
 def _names(language: str, source: bytes) -> Iterator[tuple[int, str]]:
     for node in _leaves(language, source):
         text = source[node.start_byte : node.end_byte].decode("utf-8", "replace")
-        words = re.search("string|heredoc|comment|content|text|primitive|predefined|escape", node.type)
+        words = _NO_NAME.search(node.type)
         if _WORD.match(text) and node.type != text and not words:
             yield node.start_point[0] + 1, text
 

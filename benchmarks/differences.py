@@ -25,8 +25,9 @@ def missing_cause(
     word = re.escape(name)
     if not re.search(rf"(?<!\w){word}(?!\w)", line):
         return "ctags finds a name that does not stand in that line"
-    for cause, languages, pattern in _NOT_THERE:
-        if language in languages and re.search(pattern.replace("NAME", word), line):
+    for cause, languages, kinds, pattern in _NOT_THERE:
+        fits = language in languages and (not kinds or tag.kind in kinds)
+        if fits and re.search(pattern.replace("NAME", word), line):
             return cause
     if again:
         return "assigned again: the first place is the definition"
@@ -37,26 +38,32 @@ def missing_cause(
 
 _JS = ("javascript", "typescript")
 _C = ("c", "cpp")
-_NOT_THERE = (
-    ("_ names nothing", ("python", "go"), r"(?<!\w)NAME(?!\w)(?<=(?<!\w)_)"),
-    ("a prototype with its name in parentheses", _C, r"\(\s*NAME\s*\)\s*\("),
-    ("the call of a macro", _C, r"^\s*(?=[A-Z][A-Z0-9_]+\s*\()NAME\s*\("),
-    ("an expression, not a declaration", ("cpp",), r"\bco_(await|yield|return)\b|\breturn\b"),
-    ("the outer part of a nested namespace", ("cpp",), r"namespace\s+(\w+::)*NAME\s*::"),
-    ("a variable of a loop or of a condition", _JS, r"\b(for|if|while|catch)\b.*\bNAME\b"),
+# A cause, the languages it is known in, the kinds that ctags gives it, and what the line looks like.
+_NOT_THERE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
+    ("_ names nothing", ("python", "go"), (), r"(?<!\w)NAME(?!\w)(?<=(?<!\w)_)"),
+    ("a prototype with its name in parentheses", _C, (), r"\(\s*NAME\s*\)\s*\("),
+    ("the call of a macro", _C, (), r"^\s*(?=[A-Z][A-Z0-9_]+\s*\()NAME\s*\("),
+    ("an expression, not a declaration", ("cpp",), (), r"\bco_(await|yield|return)\b|\breturn\b"),
+    ("the outer part of a nested namespace", ("cpp",), (), r"namespace\s+(\w+::)*NAME\s*::"),
+    ("a word of the language", _JS, (), r"\b(?=(const|let|if|for|return|export|default|await|new)\b)NAME\b"),
+    ("an object, not a class", _JS, ("class",), r"\bNAME[\"']?\s*[:=]\s*\{"),
+    ("a parameter, not a member", _JS, ("field", "property"), r"\(.*\bNAME\b.*\)|^\s*NAME,?$"),
     (
-        "a key of an object without a name of its own, or deeper than three levels",
+        "a type or a value in an expression",
         _JS,
-        r"^\s*[\"']?NAME[\"']?\s*:",
+        ("constant", "variable"),
+        r"\b(satisfies|as|extends)\b.*\bNAME\b|[?(=].*\bNAME\(",
     ),
+    ("a variable of a loop or of a condition", _JS, (), r"\b(for|if|while|catch)\b.*\bNAME\b"),
     (
-        "a key of an object without a name of its own, or deeper than three levels",
+        "a key of an object without a name, or deeper than three levels",
         _JS,
-        r"[{,]\s*[\"']?NAME[\"']?\s*:",
+        (),
+        r"(^|[{,])\s*[\"']?NAME[\"']?\s*:",
     ),
-    ("a type in an expression", ("rust",), r"&'static\s+NAME"),
-    ("a value or an annotation, not a member", ("java",), r"@\s*NAME|default\s.*NAME|\(.*\bNAME\b.*\)"),
-    ("a part of a type", ("go",), r"func\(?.*\)\s*NAME|\[func\(\)\s*NAME"),
+    ("a type in an expression", ("rust",), (), r"&'static\s+NAME"),
+    ("a value or an annotation, not a member", ("java",), (), r"@\s*NAME|default\s.*NAME|\(.*\bNAME\b.*\)"),
+    ("a part of a type", ("go",), (), r"func\(?.*\)\s*NAME|\[func\(\)\s*NAME"),
 )
 
 

@@ -104,15 +104,21 @@ def captures(language: str, source: bytes) -> Captures:
 
 def syntax_tree(language: str, source: bytes) -> "Tree | None":
     """The tree of a source, or None where the grammar did not come to an end with it in time."""
+
+    def read(start: int, _: object) -> bytes:
+        return source[start : start + _PIECE]
+
+    parser = _parser(language)
+    if len(source) <= _LARGE:  # it ends soon with any grammar, and asking costs a fifth
+        return parser.parse(read)
     deadline = time.process_time() + _CPU_SECONDS
     calls = count()
 
     def is_late(*_: object) -> bool:
         return not next(calls) % 32 and time.process_time() > deadline
 
-    parser = _parser(language)
     try:
-        return parser.parse(lambda start, _: source[start : start + _PIECE], progress_callback=is_late)
+        return parser.parse(read, progress_callback=is_late)
     except ValueError:  # it was late
         parser.reset()
         return None

@@ -23,9 +23,9 @@
 (function_definition declarator: [
   (function_declarator declarator: (identifier) @name)
   (function_declarator declarator: (parenthesized_declarator (identifier) @name))
-  (_ declarator: (function_declarator declarator: (identifier) @name))
-  (_ declarator: (_ declarator: (function_declarator declarator: (identifier) @name)))
-  (_ declarator: (_ declarator: (_ declarator: (function_declarator declarator: (identifier) @name))))
+  (pointer_declarator declarator: (function_declarator declarator: (identifier) @name))
+  (pointer_declarator declarator: (pointer_declarator declarator: (function_declarator declarator: (identifier) @name)))
+  (pointer_declarator declarator: (pointer_declarator declarator: (pointer_declarator declarator: (function_declarator declarator: (identifier) @name))))
   (function_declarator declarator: (parenthesized_declarator
     (pointer_declarator declarator: (function_declarator declarator: (identifier) @name))))
   (parenthesized_declarator (identifier) @name)

@@ -26,7 +26,7 @@
 ; A template's specialisation.
 (function_definition declarator: [
   (function_declarator declarator: (template_function name: (identifier) @name))
-  (_ declarator: (function_declarator declarator: (template_function name: (identifier) @name)))
+  (pointer_declarator declarator: (function_declarator declarator: (template_function name: (identifier) @name)))
 ]) @definition.function
 
 ; Methods outside their class: `A::b`, `A<T>::b`, `A::B::c`.
@@ -34,10 +34,10 @@
   (function_declarator declarator: (qualified_identifier
     scope: [(namespace_identifier) @within (template_type name: (type_identifier) @within)]
     name: [(identifier) (operator_name) (destructor_name)] @name))
-  (_ declarator: (function_declarator declarator: (qualified_identifier
+  (pointer_declarator declarator: (function_declarator declarator: (qualified_identifier
     scope: [(namespace_identifier) @within (template_type name: (type_identifier) @within)]
     name: [(identifier) (operator_name)] @name)))
-  (_ declarator: (_ declarator: (function_declarator declarator: (qualified_identifier
+  (pointer_declarator declarator: (pointer_declarator declarator: (function_declarator declarator: (qualified_identifier
     scope: [(namespace_identifier) @within (template_type name: (type_identifier) @within)]
     name: [(identifier) (operator_name)] @name))))
   (reference_declarator (function_declarator declarator: (qualified_identifier
@@ -48,7 +48,7 @@
     name: (qualified_identifier
       scope: [(namespace_identifier) @within (template_type name: (type_identifier) @within)]
       name: [(identifier) (operator_name) (destructor_name)] @name)))
-  (_ declarator: (function_declarator declarator: (qualified_identifier
+  (pointer_declarator declarator: (function_declarator declarator: (qualified_identifier
     scope: [(namespace_identifier) @within (template_type name: (type_identifier) @within)]
     name: (qualified_identifier
       scope: [(namespace_identifier) @within (template_type name: (type_identifier) @within)]

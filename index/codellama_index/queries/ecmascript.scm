@@ -8,6 +8,16 @@
   value: [(arrow_function) (function_expression) (generator_function)]) @definition.function
 (variable_declarator name: (identifier) @name value: (class)) @definition.class
 (variable_declarator name: (identifier) @name) @definition.variable
+(variable_declarator name: [
+  (object_pattern [
+    (shorthand_property_identifier_pattern) @name
+    (pair_pattern value: (identifier) @name)
+    (object_assignment_pattern left: (shorthand_property_identifier_pattern) @name)])
+  (array_pattern (identifier) @name)]) @definition.variable
+(variable_declarator name: (object_pattern [
+    (shorthand_property_identifier_pattern) @name
+    (pair_pattern value: (identifier) @name)])
+  value: (call_expression function: (identifier) @_require) (#eq? @_require "require")) @definition.none
 (lexical_declaration kind: "const" (variable_declarator name: (identifier) @name) @definition.constant)
 (pair key: (property_identifier) @name
   value: [(arrow_function) (function_expression) (generator_function)]) @definition.method

@@ -29,6 +29,7 @@
   (#any-of? @_include "include" "extend" "prepend"))
 
 (identifier) @reference
+(hash_key_symbol) @reference
 (constant) @reference
 (instance_variable) @reference
 (class_variable) @reference
