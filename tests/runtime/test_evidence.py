@@ -62,6 +62,17 @@ def test_what_the_next_line_confirms_is_surer() -> None:
     assert confirmed.confidence > 0.1
 
 
+def test_a_guess_at_a_lines_start_is_indented() -> None:
+    """Before the indentation it is part of the guess; after it, it is not."""
+    evidence = Evidence()
+    evidence.put("a.py", OTHER)
+    begun = OTHER[: OTHER.index("    log.debug")]
+    for prefix, missing in ((begun, "    log.debug"), (begun + "    ", "log.debug")):
+        guess = evidence.rest_of_line(prefix)
+        assert guess is not None
+        assert guess.text.startswith(missing)
+
+
 def test_the_line_above_a_known_line_is_found() -> None:
     """Where nothing before the cursor is known, the line that stands above the next line elsewhere."""
     evidence = Evidence()

@@ -92,13 +92,17 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """What is looked up: ids before the cursor, those of its line, the word begun, and the next line."""
+    """What is looked up: ids before the cursor, those of its line, the word begun, and the next line.
+
+    `unindented` where the cursor stands before the indentation, which is then part of what is missing.
+    """
 
     context: list[int]
     line: list[int]
     begun: str
     following: str
     ahead: list[int]
+    unindented: bool
 
 
 _Texts = Mapping[str, tuple[NGrams, NDArray[np.int32]]]
@@ -143,7 +147,7 @@ class Evidence:
         line = context[len(words) - next((n for n, word in enumerate(words[::-1]) if word[0] == "\n"), 0) :]
         following = next((line.strip() for line in suffix.split("\n")[1:] if line.strip()), "")
         ahead = [self._keys.get(word, -1) for word in map(_key, _WORD.findall("\n" + following))]
-        return _Cursor(context[-LONGEST:], line, begun, following, ahead)
+        return _Cursor(context[-LONGEST:], line, begun, following, ahead, prefix.endswith("\n"))
 
     def _best(self, texts: _Texts, cursor: "_Cursor", *, own: bool) -> Guess | None:
         """The rest of the line that most speaks for; longer matches count for more."""
@@ -155,7 +159,9 @@ class Evidence:
             matched = grams.matched(place, cursor.context)
             line, next_line = self._line(spelled, place)
             rest = line[len(cursor.begun) :].rstrip()
-            if not rest:
+            if cursor.unindented and place:
+                rest = self._spelled[spelled[place - 1]].rpartition("\n")[2] + rest
+            if not rest.strip():
                 continue  # the line ends there: the cursor's own word, for one
             confirmed = bool(cursor.following) and next_line == cursor.following
             weights[rest] = weights.get(rest, 0.0) + 1.5**matched * (8.0 if confirmed else 1.0)
