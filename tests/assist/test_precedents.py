@@ -60,27 +60,28 @@ def test_files_with_secrets_and_of_other_languages_are_silent(index: Index) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "logprob", "guess", "gated", "shown"),
+    ("text", "logprob", "guess", "trust", "shown"),
     [
-        ("model()", -0.01, None, True, "model()"),
-        ("model()", -2.0, None, True, ""),
-        ("model()", -2.0, None, False, "model()"),
-        ("model()", None, SURE, True, "model()"),
-        ("model()", -2.0, SURE, False, "delay(1)"),
-        ("model()", -0.01, SURE, False, "model()"),
-        ("", -0.01, SURE, False, "delay(1)"),
-        ("", None, SURE, True, "delay(1)"),
-        ("model()", -2.0, DOUBTFUL, False, "model()"),
-        ("", -2.0, DOUBTFUL, False, ""),
-        ("delay(1)\n    more()", -2.0, SURE, True, "delay(1)\n    more()"),
+        ("model()", -0.01, None, 0.3, "model()"),
+        ("model()", -2.0, None, 0.3, ""),
+        ("model()", -2.0, None, 1.0, "model()"),
+        ("model()", None, SURE, 0.3, "model()"),
+        ("model()", -2.0, SURE, 1.0, "delay(1)"),
+        ("model()", -0.01, SURE, 1.0, "model()"),
+        ("model()", -0.01, SURE, 0.3, "delay(1)"),
+        ("", -0.01, SURE, 1.0, "delay(1)"),
+        ("", None, SURE, 0.3, "delay(1)"),
+        ("model()", -2.0, DOUBTFUL, 1.0, "model()"),
+        ("", -2.0, DOUBTFUL, 1.0, ""),
+        ("delay(1)\n    more()", -2.0, SURE, 0.3, "delay(1)\n    more()"),
     ],
 )
 def test_the_surer_is_shown(
-    text: str, logprob: float | None, guess: Guess | None, gated: bool, shown: str
+    text: str, logprob: float | None, guess: Guess | None, trust: float, shown: str
 ) -> None:
     """By the model's probability for its first line and the guess's; agreement keeps the model's text."""
     stats = Stats(tokens=4, mean_logprob=logprob)
     assert DOUBTFUL.confidence < SHOWN < SURE.confidence < math.exp(-0.04)
-    chosen, by = surer(text, text or "x", stats, guess, gated=gated)
+    chosen, by = surer(text, text or "x", stats, guess, trust)
     assert chosen == shown
     assert by is (guess if shown == "delay(1)" else None)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 from codellama.assist import filters
 from codellama.assist.context import extras, windows
-from codellama.assist.precedents import guess_at, surer
+from codellama.assist.precedents import guess_at, surer, trust_in
 from codellama.runtime.evidence import Guess
-from codellama.runtime.locate import POCKET
 from codellama.runtime.records import FinishReason, InfillRequest, Packed, Stats
 from codellama.serve.client import ModelClient
 from codellama_index import Index
@@ -81,8 +80,8 @@ async def complete(
         guessing.cancel()
         raise
     text, changed = filters.apply(result.text, prefix, suffix)
-    gated = (model or client.settings.model) == POCKET
-    text, guess = surer(text, result.text, result.stats, await guessing, gated=gated)
+    trust = trust_in(model or client.settings.model)
+    text, guess = surer(text, result.text, result.stats, await guessing, trust)
     kept = {packed.filename for packed in result.packed if packed.kept}
     sources = tuple(snippet for snippet in snippets if snippet.path in kept)
     return Completion(text, sources, result.packed, result.stats, result.finish_reason, changed, guess)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from codellama.assist import context, filters, scores
-from codellama.assist.precedents import SHOWN, probability, surer
+from codellama.assist.precedents import SHOWN, probability, surer, trust_in
 from codellama.runtime.evidence import Evidence, Guess
 from codellama.runtime.records import Extra, InfillRequest, Result
 from codellama.serve.client import ModelClient
@@ -67,6 +67,7 @@ async def measure(
     evidence = Evidence()
     for path, text in texts.items():
         evidence.put(path, text)
+    trust = trust_in(client.settings.model)
     ways: dict[str, list[_Said]] = {name: [] for name in WAYS}
     for n, hole in enumerate(holes):
         near = {path for path, text in texts.items() if path == hole.path or _nearly_same(text, hole)}
@@ -75,7 +76,7 @@ async def measure(
         own = evidence.rest_of_line(hole.prefix, hole.suffix, without=texts)
         guess = evidence.rest_of_line(hole.prefix, hole.suffix, without=near)
         said = (_of_model(alone, hole), _of_model(helped, hole), _of_guess(guess))
-        mixed = (_mixed(alone, hole, own), _mixed(helped, hole, guess))
+        mixed = (_mixed(alone, hole, own, trust), _mixed(helped, hole, guess, trust))
         for name, one in zip(WAYS, (*said, *mixed), strict=True):
             ways[name].append(one)
         progress(n + 1, len(holes))
@@ -137,11 +138,11 @@ def _of_guess(guess: Guess | None) -> _Said:
     return _Said(guess.text, guess.confidence) if guess else _Said("", 0.0)
 
 
-def _mixed(result: Result, hole: Hole, guess: Guess | None) -> _Said:
-    """The surer of the two, as a completion would choose it."""
+def _mixed(result: Result, hole: Hole, guess: Guess | None, trust: float) -> _Said:
+    """What a completion would show: the surer of the two, or nothing."""
     model = _of_model(result, hole)
-    text, by = surer(model.text, result.text, result.stats, guess, gated=False)
-    return _Said(text, by.confidence if by else model.sure, model.milliseconds)
+    text, by = surer(model.text, result.text, result.stats, guess, trust)
+    return _Said(text, by.confidence if by else trust * model.sure, model.milliseconds)
 
 
 def _milliseconds(result: Result) -> float:
