@@ -114,8 +114,9 @@ def _fresh_figures(index: Index, clone: Path, repeat: int) -> list[Figure]:
 def _saves(index: Index, clone: Path) -> list[Figure]:
     """A file is written, and asked for until a query sees it: told by the editor, or found by the watcher."""
     chance = random.Random(1)
-    paths = sorted(clone.rglob("*.py"))
-    paths = [path for path in paths if 2_000 < path.stat().st_size < 60_000]
+    left_out = {skipped.path for skipped in index.status().skipped}
+    paths = [clone / path for path in index.paths() if path.endswith(".py") and path not in left_out]
+    paths = sorted(path for path in paths if 2_000 < path.stat().st_size < 60_000)
 
     def save(n: int, told: bool) -> float:
         path = chance.choice(paths)
