@@ -145,7 +145,7 @@ class Queries:
 
     def definitions(self) -> list[tuple[str, str]]:
         """(name, file) of every definition; names come as often as they are defined."""
-        return self._mine("SELECT s.name, f.path FROM symbol s JOIN file f ON f.blob = s.blob" + _MINE)
+        return self._mine("SELECT s.name, f.path FROM symbol s CROSS JOIN file f ON f.blob = s.blob" + _MINE)
 
     def definers(self, names: Collection[str]) -> list[tuple[str, str, int]]:
         """(name, file, place in the file's outline) of definitions of exactly these names, unpacked later."""
@@ -154,7 +154,7 @@ class Queries:
         for first in range(0, len(wanted), 500):
             part = wanted[first : first + 500]
             found += self._mine(
-                "SELECT s.name, f.path, s.place FROM symbol s JOIN file f ON f.blob = s.blob"
+                "SELECT s.name, f.path, s.place FROM symbol s CROSS JOIN file f ON f.blob = s.blob"
                 + _MINE
                 + f" WHERE s.name IN ({', '.join('?' * len(part))})",
                 *part,
@@ -205,8 +205,9 @@ class Queries:
             return Mentions(rows[0][0] if rows else b"")
 
     def _symbols(self, where: str, *values: object, limit: int = -1) -> list[Symbol]:
+        # CROSS JOIN: names first. By files first, each file would look through all names.
         rows = self._mine(
-            "SELECT f.path, s.blob, s.place FROM symbol s JOIN file f ON f.blob = s.blob"
+            "SELECT f.path, s.blob, s.place FROM symbol s CROSS JOIN file f ON f.blob = s.blob"
             + _MINE
             + f" WHERE {where} ORDER BY f.path, s.place LIMIT ?",
             *values,
