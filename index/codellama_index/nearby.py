@@ -156,21 +156,21 @@ def _windows(
 
 def _neighbours(queries: Queries, cursor: _Cursor, buffers: Mapping[str, str]) -> dict[str, str]:
     """Files that may hold similar lines, each with the reason: just edited, like imports, same folder."""
-    here = PurePosixPath(cursor.path)
+    here, _, _ = cursor.path.rpartition("/")
     recent: dict[str, str] = {}
     alike: list[tuple[float, str]] = []
     folder: list[tuple[float, str]] = []
     now = time.time()
-    for path, imports, mtime_ns, rank in queries.neighbours(here.suffix):
+    for path, imports, mtime_ns, rank in queries.neighbours(PurePosixPath(cursor.path).suffix):
         if path == cursor.path or path in buffers:
             continue
         if 0 <= now - mtime_ns / 1e9 < _RECENT_S:
             recent[path] = "just edited"
-        theirs = set(imports.split("\n")) if imports else set()
-        shared = len(theirs & cursor.imported)
+        theirs = imports.split("\n")
+        shared = len(cursor.imported.intersection(theirs))
         if shared > 1:
-            alike.append((-shared / len(theirs | cursor.imported), path))
-        if PurePosixPath(path).parent == here.parent:
+            alike.append((-shared / (len(theirs) + len(cursor.imported) - shared), path))
+        if path.rpartition("/")[0] == here:
             folder.append((-rank, path))
     if len(recent) > _NEIGHBOURS:  # a fresh checkout, not an edit
         recent.clear()

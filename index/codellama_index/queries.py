@@ -86,6 +86,24 @@ class Queries:
         found = self._symbols(f"s.name IN ({', '.join('?' * len(wanted))})", *wanted)
         return [symbol for symbol in found if symbol.name in wanted]
 
+    def defined(self, name: str, limit: int) -> list[Symbol]:
+        """Definitions with exactly this name, those in the most central files first."""
+        rows = self._mine(
+            "SELECT f.path, s.place FROM symbol s JOIN file f ON f.blob = s.blob"
+            + _MINE
+            + " WHERE s.name = ? COLLATE NOCASE ORDER BY f.rank DESC, f.path, s.place LIMIT ?",
+            name,
+            4 * limit,
+        )
+        found: list[Symbol] = []
+        for path, place in rows:
+            outline = self.symbols_in(path)
+            if place < len(outline) and outline[place].name == name:
+                found.append(outline[place])
+            if len(found) == limit:
+                break
+        return found
+
     def symbols_like(self, pattern: str, limit: int) -> list[Symbol]:
         """Definitions whose name matches an SQL LIKE pattern (`\\` escapes), regardless of case."""
         return self._symbols("s.name LIKE ? ESCAPE '\\'", pattern, limit=limit)

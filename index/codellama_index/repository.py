@@ -133,10 +133,13 @@ class Index:
 
         return self._reading(find)
 
-    def definitions(self, name: str) -> list[Symbol]:
-        """Definitions with exactly this name; a dotted one (or with `::`) also says the scope's end."""
+    def definitions(self, name: str, limit: int = 20) -> list[Symbol]:
+        """Definitions with exactly this name; a dotted one (or with `::`) also says the scope's end.
+
+        Of a name that is defined more often than `limit`, those in the most central files.
+        """
         scope, _, last = name.replace("::", ".").replace("#", ".").rpartition(".")
-        found = self._reading(lambda: self._queries.symbols_named([last]))
+        found = self._reading(lambda: self._queries.defined(last, -1 if scope else limit))
         return [s for s in found if s.scope == scope or s.scope.endswith(f".{scope}") or not scope]
 
     def references(self, name: str, limit: int = 200) -> list[Reference]:

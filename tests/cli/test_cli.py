@@ -84,6 +84,15 @@ def test_ask_cites_what_stands_there(project: Path, question: str, path: str) ->
     assert found["model"] == ""
 
 
+def test_ask_goes_on_in_a_chat(project: Path) -> None:
+    """--chat answers question by question from stdin; what refers back is understood."""
+    done = run("ask", "--chat", "--repo", project, stdin="where is retry_delay defined?\nwho calls it?\n")
+    assert done.returncode == 0, done.stderr
+    assert "retry_delay is defined here:" in done.stdout
+    assert "retry_delay is used by:" in done.stdout
+    fails(2, "choose one", "ask", "--chat", "--json", "--repo", project)
+
+
 def test_complete(project: Path) -> None:
     """A completion by the real model, with sources from the index and the numbers behind it."""
     done = run("complete", f"{project / 'client.py'}:5:24", "--json", "--max-tokens", "8")

@@ -127,7 +127,7 @@ def _go_implementers(index: Index, interface: Symbol) -> list[tuple[Citation, st
     types: set[str] | None = None
     for method in inside:
         having = set()
-        for symbol in index.definitions(method.name):
+        for symbol in index.definitions(method.name, limit=500):
             receiver = _RECEIVER.search(symbol.signature)
             if receiver:
                 having.add(receiver.group(1))
