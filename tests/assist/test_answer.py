@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterable
 import pytest
 
 from codellama.assist.answer import Answer, Turn, answer
+from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.records import ChatRequest
 from codellama.serve.client import ModelClient, ModelInfo, ServeSettings
 from codellama_index import Index
@@ -105,6 +106,21 @@ def test_a_models_citations_are_checked(index: Index) -> None:
     assert document.text.startswith('1 """Retries."""\n')
     assert document.priority == max(d.priority for d in request.documents)
     assert request.messages[-1].content.endswith("Question: where is the retry delay decided?")
+
+
+def test_a_passage_with_the_models_own_tags(index: Index) -> None:
+    """A model that refuses its documents, as Llama 2's chat does those with [INST], is not needed."""
+
+    class Refusing(StandIn):
+        async def stream(self, request: object, *, model: str | None = None) -> AsyncGenerator[str, None]:
+            raise InvalidRequest("A message holds [INST]: write it another way.")
+            yield ""
+
+    found, shown = ask("where is the retry delay decided?", index, Refusing())
+    assert found.model == ""
+    assert shown == found.answer
+    assert "retry.py:4-6" in found.answer
+    assert "stand-in cannot be asked: A message holds [INST]" in found.answer
 
 
 def test_follow_up_questions(index: Index) -> None:

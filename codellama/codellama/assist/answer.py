@@ -17,6 +17,7 @@ from codellama.assist.evidence import composed
 from codellama.assist.exact import Section, sections
 from codellama.assist.filters import settled, strip_escapes
 from codellama.assist.planner import plan
+from codellama.runtime.errors import ContextTooLong, InvalidRequest
 from codellama.runtime.records import ChatMessage, ChatRequest
 from codellama.serve.client import ModelClient
 from codellama_index import Index
@@ -76,9 +77,16 @@ async def answer(
     if client is not None:
         info = await client.model()
         if info.can_chat:
-            model = client.settings.model
             room = min(max_context, info.max_context)
-            text, citations = await _generated(question, index, found, hits, client, room, on_text, history)
+            try:
+                text, citations = await _generated(
+                    question, index, found, hits, client, room, on_text, history
+                )
+                model = client.settings.model
+            except ContextTooLong:
+                raise
+            except InvalidRequest as error:  # a passage may hold the tags of the model's chat format
+                reason = f"{info.name} cannot be asked: {str(error).removesuffix('.')}"
         else:
             reason = f"{info.name} is no instruct model"
     if not model:
