@@ -94,7 +94,7 @@ META_NAMES = {
 
 
 def write_meta(
-    folder: Path, model: LlamaForCausalLM, ranks: int, *, embeddings: int = 1, scaled: bool = False
+    folder: Path, model: LlamaForCausalLM, ranks: int, *, embeddings: int = 1, scale: float | None = None
 ) -> Path:
     """A folder of `ranks` files; `embeddings` is the dimension that they are split along.
 
@@ -102,7 +102,7 @@ def write_meta(
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
-    head_dim = config.hidden_size // config.num_attention_heads
+    head_dim = config.head_dim
     tensors: dict[str, tuple[Tensor, int | None]] = {}
     for name, tensor in model.state_dict().items():
         if name == "model.embed_tokens.weight":
@@ -110,7 +110,8 @@ def write_meta(
         elif name == "model.norm.weight":
             tensors["norm.weight"] = (tensor, None)
         elif name == "lm_head.weight":
-            tensors["output.weight"] = (tensor, 0)
+            if not config.tie_word_embeddings:
+                tensors["output.weight"] = (tensor, 0)
         else:
             _, _, layer, inner = name.removesuffix(".weight").split(".", 3)
             theirs, dimension = META_NAMES[inner]
@@ -129,14 +130,16 @@ def write_meta(
         "n_layers": config.num_hidden_layers,
         "n_heads": config.num_attention_heads,
         "n_kv_heads": config.num_key_value_heads,
-        "multiple_of": 128,
-        "ffn_dim_multiplier": 1.1,
+        "multiple_of": config.intermediate_size // 4,
+        "ffn_dim_multiplier": 0.95 * config.intermediate_size / int(8 * config.hidden_size / 3),
         "norm_eps": config.rms_norm_eps,
         "vocab_size": -1,
         "rope_theta": config.rope_parameters["rope_theta"],
     }
-    if scaled:
-        params["use_scaled_rope"] = True
+    if scale:
+        params |= {"use_scaled_rope": True, "rope_scaling_factor": scale}
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        params["head_dim"] = head_dim
     (folder / "params.json").write_text(json.dumps(params))
     write_tokenizer(folder)
     return folder
@@ -181,6 +184,8 @@ def write_gguf(
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
@@ -218,7 +223,7 @@ def _meaningless(tensor: Tensor, kind: str) -> np.ndarray:
 def gguf_tensors(model: LlamaForCausalLM) -> dict[str, Tensor]:
     """The weights by llama.cpp's names, rows of queries and keys in its order."""
     config = model.config
-    head_dim = config.hidden_size // config.num_attention_heads
+    head_dim = config.head_dim
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         stem = name.removesuffix(".weight")

@@ -76,9 +76,11 @@ def file_of(path: Path, tensor: str = HF) -> Path:
     return max(path.glob("*.pth"))
 
 
-def change(path: Path, kind: str, edit: Callable[[dict[str, torch.Tensor]], object]) -> Path:
-    """Rewrites the file that holds HF with its tensors edited."""
-    file = file_of(path)
+def change(
+    path: Path, kind: str, edit: Callable[[dict[str, torch.Tensor]], object], file: Path | None = None
+) -> Path:
+    """Rewrites a file, by default the one that holds HF, with its tensors edited."""
+    file = file or file_of(path)
     if kind == "safetensors":
         tensors = load_file(file)
         edit(tensors)
@@ -116,7 +118,7 @@ def test_weights_that_are_no_numbers(bad: Callable[[str], Path], kind: str, valu
     path = bad(kind)
     name = WQ.get(kind, HF)
     file = change(path, kind, lambda tensors: tensors[name][-1, -1].fill_(value))
-    refused(path, str(file) if kind != "meta" else str(path), HF, "NaN")
+    refused(path, str(file) if kind != "meta" else str(path / "consolidated.*.pth"), HF, "NaN")
 
 
 def test_weights_that_are_no_numbers_in_gguf(bad: Callable[[str], Path]) -> None:
@@ -156,12 +158,14 @@ def test_missing_tensor(bad: Callable[[str], Path], kind: str) -> None:
     refused(path, str(path), name if kind == "meta" else "layers.1.self_attn.q_proj.weight")
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "meta"])
 def test_weights_of_another_kind(bad: Callable[[str], Path], kind: str) -> None:
     """Integers, as quantised checkpoints of other tools hold, are no weights by themselves."""
     path = bad(kind)
-    file = change(path, kind, lambda tensors: tensors.update({HF: tensors[HF].to(torch.int8)}))
-    refused(path, str(file), HF, "I8")
+    name = WQ.get(kind, HF)
+    for file in path.glob("*.pth") if kind == "meta" else [file_of(path)]:
+        change(path, kind, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}), file)
+    refused(path, str(path), name, "I8")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])

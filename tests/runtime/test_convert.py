@@ -1,8 +1,10 @@
 """Conversion there and back: nothing is lost, nothing half is left, nothing of the user's is overwritten."""
 
 import json
+import os
 import resource
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,6 +283,19 @@ def test_a_disk_without_room_is_seen_before(
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000_000}))
     with pytest.raises(CodellamaError, match=r"needs 0\.1 GB, and its disk has 0\.0 GB"):
         convert(tiny, tmp_path / "x.gguf")
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path: Path, tiny: Path) -> None:
+    """The next one to the same place takes it away; what a living process writes stays, and all else."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".x.{ended.pid}.part").mkdir()
+    (tmp_path / f".x.{os.getpid()}.part").write_text("of an earlier process with our number")
+    kept = {f".x.{os.getppid()}.part", ".x.notes.part", f".y.{ended.pid}.part"}
+    for name in kept:
+        (tmp_path / name).write_text("")
+    convert(tiny, tmp_path / "x", "f32")
+    assert listing(tmp_path) == {"tiny", "x", *kept}
 
 
 @pytest.mark.parametrize("destination", ["x.gguf", "x"])

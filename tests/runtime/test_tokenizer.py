@@ -185,6 +185,16 @@ def test_added_pieces_are_control_pieces(shared_data: Path, tmp_path: Path) -> N
     assert tokenizer.vocabulary.pieces[-2:] == ("<|im_start|>", "<|im_end|>")
 
 
+def test_a_tokenizer_one_folder_up(shared_data: Path, tmp_path: Path) -> None:
+    """Meta's Llama 1 and 2 lie in folders beside the one tokenizer.model of all; other folders do not."""
+    (tmp_path / "tokenizer.model").symlink_to(shared_data / "tokenizers" / "llama2.model")
+    (tmp_path / "7B").mkdir()
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        load_tokenizer(tmp_path / "7B")
+    (tmp_path / "7B" / "params.json").write_text("{}")
+    assert load_tokenizer(tmp_path / "7B").vocab_size == 32_000
+
+
 def test_default_ids_of_a_configuration_end_nothing(tmp_path: Path) -> None:
     """transformers writes eos 2 where nobody set it, and 2 is a byte in a byte-level vocabulary."""
     size = tiny_byte_level(tmp_path / "tokenizer.json", LLAMA3_NAMES)

@@ -42,7 +42,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     notes = _notes(path) if path.is_dir() else Notes()
     file = path
     if path.is_dir():
-        file = next((f for f in (path / "tokenizer.model", path / "tokenizer.json") if f.is_file()), path)
+        places = [path / "tokenizer.model", path / "tokenizer.json"]
+        if (path / "params.json").is_file():  # Meta hands out one for all sizes of Llama 1 and 2
+            places.append(path.parent / "tokenizer.model")
+        file = next((place for place in places if place.is_file()), path)
     try:
         content = file.read_bytes()
         if file.name == "tokenizer.model" and _is_bare(content) and (path / "tokenizer.json").is_file():

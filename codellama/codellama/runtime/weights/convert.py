@@ -114,6 +114,7 @@ def _replacing(destination: Path, needed: int) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     growing = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+    _remove_leftovers(destination)
     try:
         free = shutil.disk_usage(destination.absolute().parent).free
         if free < needed:
@@ -131,6 +132,23 @@ def _replacing(destination: Path, needed: int) -> Iterator[Path]:
             f"{destination} cannot be written ({reason}): free some space on its disk, or write it elsewhere."
         ) from error
     finally:
-        if growing.is_dir():
-            shutil.rmtree(growing, ignore_errors=True)
-        growing.unlink(missing_ok=True)
+        _remove(growing)
+
+
+def _remove_leftovers(destination: Path) -> None:
+    """What conversions to the same destination left that were killed and could not clean up."""
+    import psutil
+
+    head, tail = f".{destination.name}.", ".part"
+    for file in destination.absolute().parent.iterdir():
+        process = file.name.removeprefix(head).removesuffix(tail)
+        if file.name != head + process + tail or not process.isdecimal():
+            continue
+        if int(process) == os.getpid() or not psutil.pid_exists(int(process)):
+            _remove(file)
+
+
+def _remove(growing: Path) -> None:
+    if growing.is_dir():
+        shutil.rmtree(growing, ignore_errors=True)
+    growing.unlink(missing_ok=True)

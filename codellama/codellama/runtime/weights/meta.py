@@ -65,8 +65,9 @@ class MetaCheckpoint:
         params = path / "params.json"
         self._embeddings = self._shard(0, "tok_embeddings.weight")
         shape = _shape(read_json(params), params, self._embeddings, len(files))
-        # params.json does not give the context.
-        self.config = replace(shape, max_context=usual_context(shape))
+        # params.json gives neither the context nor whether the head is the embeddings' own.
+        tied = "output.weight" not in self._ranks[0]
+        self.config = replace(shape, max_context=usual_context(shape), tie_embeddings=tied)
         self._check_ranks(len(files))
         self._parts: dict[str, _Joined] = {}
 
@@ -77,7 +78,7 @@ class MetaCheckpoint:
                 if ours:
                     self._parts[ours] = self._joined(name)
         return [
-            TensorInfo(name, joined.shape, joined.parts[0].dtype, joined.parts[0].file)
+            TensorInfo(name, joined.shape, joined.parts[0].dtype, joined.file)
             for name, joined in self._parts.items()
         ]
 
@@ -147,6 +148,12 @@ class _Joined:
         shape[dimension] *= len(parts)
         self.shape = tuple(shape)
 
+    @property
+    def file(self) -> Path:
+        """The file, or a name that says that several hold it."""
+        first = self.parts[0].file
+        return first if len(self.parts) == 1 else first.with_name("consolidated.*.pth")
+
     def blocks(self, head_dim: int) -> Iterator[Block]:
         for rank, part in enumerate(self.parts):
             mapped.check_dtype(part.file, part.name, part.dtype)
@@ -199,7 +206,7 @@ def _shape(params: dict[str, Any], file: Path, embeddings: Extent, ranks: int) -
             n_heads=heads,
             n_kv_heads=int(params.get("n_kv_heads") or heads),
             head_dim=int(params.get("head_dim") or dim // heads),
-            ffn_dim=_ffn_dim(dim, params),
+            ffn_dim=ffn_dim(dim, params),
             norm_eps=float(params["norm_eps"]),
             rope_theta=float(params.get("rope_theta", 1e4)),
             rope_scaling=rope_scaling(params),
@@ -219,7 +226,7 @@ def rope_scaling(params: dict[str, Any]) -> Llama3Scaling | None:
     return Llama3Scaling(float(factor), 1.0, float(params.get("rope_high_freq_factor") or 4), 8192)
 
 
-def _ffn_dim(dim: int, params: dict[str, Any]) -> int:
+def ffn_dim(dim: int, params: dict[str, Any]) -> int:
     """Width inside SwiGLU, by the rule of Meta's reference."""
     width = int(2 * 4 * dim / 3)
     if params.get("ffn_dim_multiplier") is not None:

@@ -32,7 +32,7 @@ class TensorInfo:
     """One tensor, from the headers.
 
     `name` and `shape` are Hugging Face's, whatever the format; `dtype` is the file's (F32, BF16, Q4_K, …);
-    `file` holds it, or the first part of it.
+    `file` holds it (`consolidated.*.pth`: a part is in each).
     """
 
     name: str
