@@ -37,6 +37,16 @@ def test_warm_equals_cold(engine: Engine, tiny: Path) -> None:
     assert reused > 0
 
 
+def test_a_cache_that_grows_keeps_what_it_held(engine: Engine, tiny: Path) -> None:
+    """A prompt too long for the cache of the one that it goes on from: as a fresh engine answers."""
+    text = "".join(random.Random(1).choice("abdef \n") for _ in range(400))
+    engine.complete(text[:200], max_tokens=4)
+    warm = engine.complete(text, max_tokens=6)
+    cold = load_engine(str(tiny), device="cpu").complete(text, max_tokens=6)
+    assert warm.stats.reused_tokens > 0
+    assert (warm.ids, warm.stats.mean_logprob) == (cold.ids, cold.stats.mean_logprob)
+
+
 def test_cancel_ends_at_once(engine: Engine) -> None:
     """Once `cancelled` says so, not one more token comes; the engine is free for the next."""
     count = 0

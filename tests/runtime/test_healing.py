@@ -133,9 +133,15 @@ def test_a_full_context_is_not_exceeded(tmp_path: Path) -> None:
     """Healing may need more steps than it took back: where no place is left, it is left out."""
     write_llama(tmp_path, positions=64)
     engine = load_engine(str(tmp_path), device="cpu")
+    healed = set()
     for length in range(40, 60):
-        result = engine.infill("x" * length + "re", "", max_tokens=10, mode="prefix")
-        assert len(result.ids) <= 10
+        request = InfillRequest("x" * length + "de", "", max_tokens=10, mode="spm")
+        prompt = engine._prompts.build(request)
+        steps = len(prompt.healing.text) if prompt.healing else 0
+        assert len(prompt.ids) + steps + 10 <= 64
+        assert len(engine.run(request).ids) <= 10
+        healed.add(steps > 0)
+    assert healed == {False, True}
 
 
 _texts = st.text("abcdefr etunil\n  ()=._é☺", max_size=40) | st.text(max_size=20)

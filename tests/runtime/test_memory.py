@@ -12,6 +12,7 @@ from runtime_support import write_llama
 
 from codellama.runtime import Engine, load_engine, memory
 from codellama.runtime.errors import ContextTooLong
+from codellama.runtime.footprint import cache_bytes
 from codellama.runtime.generation import BLOCK
 
 # A fresh process, since memory that one test gave back would hide what the next takes.
@@ -93,7 +94,7 @@ def test_memory_that_the_cache_holds_is_used_again(engine: Engine, monkeypatch: 
     _leave(monkeypatch, free)
     engine.complete("a" * 150, max_tokens=20)
     held = engine._cache.nbytes
-    assert held >= 150 * memory.cache_bytes(engine.config, torch.float32)
+    assert held >= cache_bytes(engine.config, 150, bytes_per_value=4)
     _leave(monkeypatch, free - held)
     engine.complete("b" * 150, max_tokens=20)
 

@@ -70,11 +70,13 @@ def test_extras_are_kept_by_priority_and_stay_in_order() -> None:
 
 @pytest.mark.parametrize("room", [500, 1000, 2000, 4000])
 def test_the_window_begins_at_a_multiple_of_64_lines(room: int) -> None:
-    """Where the room holds a block the prefix begins at one, so typing on does not move it."""
+    """Where the room holds a block the prefix begins at one, so typing on does not move it; no block that
+    would fit is left out."""
     lines = [f"{n:05d}\n" for n in range(1000)]
     text = TOKENIZER.decode(pack(TOKENIZER, "".join(lines), "", (), room).prefix)
     assert text.endswith(lines[-1])
     assert int(text[:5]) % BLOCK_LINES == 0
+    assert len(text) <= room < len(text) + len(lines[0]) * BLOCK_LINES
     after = TOKENIZER.decode(pack(TOKENIZER, "".join(lines) + "x", "", (), room).prefix)
     assert after == text + "x"
 

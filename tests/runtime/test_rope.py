@@ -1,5 +1,6 @@
 """Rotary angles: every scaling against the formula in float64 and against transformers' frequencies."""
 
+import math
 from typing import Any
 
 import pytest
@@ -38,6 +39,10 @@ def test_equal_llama3_factors_leave_no_ramp() -> None:
     assert bool(torch.isfinite(ours).all())
     long = 2 * torch.pi / plain > 8192
     torch.testing.assert_close(ours, torch.where(long, plain / 16, plain), rtol=0, atol=0)
+    edge = float(8192 * plain[20] / (2 * math.pi))  # a wave that lies on the border itself is kept
+    at_edge = frequencies(_config(rope_scaling=Llama3Scaling(16.0, edge, edge, 8192)))
+    assert at_edge[20] == plain[20]
+    assert at_edge[21] == plain[21] / 16
 
 
 def test_explicit_divisors() -> None:

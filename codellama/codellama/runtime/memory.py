@@ -13,6 +13,7 @@ import torch
 
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import ContextTooLong
+from codellama.runtime.footprint import cache_bytes
 
 # Left to everybody else: a tenth of what is free, a GiB at most.
 _SPARED_SHARE, _MOST_SPARED = 0.1, 2**30
@@ -35,7 +36,7 @@ def generation_needs(config: ModelConfig, dtype: torch.dtype, block: int) -> Nee
     """Prefill in passes of `block` positions, then decode: the cache, one pass, one row of logits."""
     mask = block * dtype.itemsize  # one row of keys for each query of a pass
     logits = 4 * config.vocab_size * 4  # float32: as they come, log-probabilities, weights, their order
-    per_token = cache_bytes(config, dtype) + mask + _table_bytes(config)
+    per_token = cache_bytes(config, 1, dtype.itemsize) + mask + _table_bytes(config)
     return Needs(per_token, block * _pass_bytes(config, dtype) + logits)
 
 
@@ -43,11 +44,6 @@ def logits_needs(config: ModelConfig, dtype: torch.dtype) -> Needs:
     """One pass over everything, without a cache, and the logits of each position."""
     logits = config.vocab_size * (dtype.itemsize + (4 if dtype != torch.float32 else 0))
     return Needs(_pass_bytes(config, dtype) + _table_bytes(config) + logits, 0)
-
-
-def cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Keys and values of one position in all layers."""
-    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
 
 
 def check_room(needs: Needs, positions: int, device: torch.device, held: int = 0) -> None:

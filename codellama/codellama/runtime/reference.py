@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
+from codellama.runtime.footprint import cache_bytes
 
 FAMILY = "reference"
 
@@ -74,8 +75,7 @@ class ReferenceModel:
 
     def new_cache(self, capacity: int) -> ReferenceCache:
         """An empty cache; `capacity` is a promise, not an allocation."""
-        per_token = 2 * self.config.n_layers * self.config.n_kv_heads * self.config.head_dim
-        cache = ReferenceCache(self._model.config, per_token * self.dtype.itemsize)
+        cache = ReferenceCache(self._model.config, cache_bytes(self.config, 1, self.dtype.itemsize))
         cache.grow(capacity)
         return cache
 
