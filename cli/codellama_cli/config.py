@@ -26,6 +26,7 @@ DEFAULTS: dict[str, str | int | float] = {
     "models.folder": "",
     "engine.device": "auto",
     "engine.dtype": "auto",
+    "engine.quantize": "auto",
     "engine.max_context": 0,
     "engine.idle_minutes": 15.0,
     "index.max_bytes": 2_000_000_000,

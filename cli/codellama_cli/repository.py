@@ -81,6 +81,7 @@ def serve_settings(loaded: Config, model: str) -> "ServeSettings":
         model=model if model == "pocket" else str(Path(model).expanduser().absolute()),
         device=loaded.text("engine.device"),
         dtype=loaded.text("engine.dtype"),
+        quantize=loaded.text("engine.quantize"),
         max_context=loaded.whole("engine.max_context"),
         idle_minutes=loaded.number("engine.idle_minutes"),
     )

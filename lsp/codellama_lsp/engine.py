@@ -72,6 +72,7 @@ def _serve_settings(settings: Settings) -> "ServeSettings":
         model=settings.completion.model,
         device=settings.engine.device,
         dtype=settings.engine.dtype,
+        quantize=settings.engine.quantize,
         max_context=settings.engine.max_context,
         idle_minutes=settings.engine.idle_minutes,
     )

@@ -28,6 +28,7 @@ class EngineSettings:
 
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str = "auto"
     max_context: int = 0
     idle_minutes: float = 15.0
 

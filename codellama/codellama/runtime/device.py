@@ -1,10 +1,11 @@
-"""Where a model computes, and in what dtype."""
+"""Where a model computes, in what dtype, and in how many bits its weights are kept."""
 
 import os
 
 import torch
 
 from codellama.runtime.errors import InvalidRequest
+from codellama.runtime.linear import Quantisation
 
 
 def find_device(name: str) -> torch.device:
@@ -39,3 +40,16 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in known:
         raise InvalidRequest(f"There is no dtype {name!r}: choose auto, {', '.join(known)}.")
     return known[name]
+
+
+def find_quantisation(name: str | None, device: torch.device) -> Quantisation | None:
+    """`auto` (int8 on a CPU, none elsewhere), int8, int4, or none; raises InvalidRequest."""
+    if name is None or name == "none":
+        return None
+    if name == "auto":
+        return "int8" if device.type == "cpu" else None
+    if name == "int8":
+        return "int8"
+    if name == "int4":
+        return "int4"
+    raise InvalidRequest(f"There is no quantisation {name!r}: choose auto, none, int8 or int4.")

@@ -20,7 +20,8 @@ class Pass:
     """What all layers of one pass over T positions share.
 
     `start` positions are cached before these. `mask` [T, start + T] is added to the scores; it is None
-    where none is needed: for one position, which sees everything, and where `start` is 0.
+    where none is needed: for one position, which sees everything, and where `start` is 0. Where the T
+    positions belong to a sequence each, `apart` has a pass for each of them.
     """
 
     start: int
@@ -28,6 +29,15 @@ class Pass:
     sin: Tensor  # [T, D / 2]
     mask: Tensor | None
     cache: KVCache | None
+    apart: tuple["Pass", ...] = ()
+
+    def positions(self) -> Tensor:
+        """Where in its sequence each position stands, float32, [T]."""
+        if self.apart:
+            starts = [float(one.start) for one in self.apart]
+            return torch.tensor(starts, device=self.cos.device)
+        end = self.start + self.cos.shape[0]
+        return torch.arange(self.start, end, device=self.cos.device, dtype=torch.float32)
 
 
 def causal_mask(start: int, length: int, like: Tensor) -> Tensor | None:
@@ -74,6 +84,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.dim, shared, bias=config.attention_bias)
         self.o_proj = nn.Linear(queries, config.dim, bias=config.attention_bias)
+        self.qkv_proj: nn.Module | None = None  # the three at once, where `quantise` has joined them
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         q, k, v = self.project(x)
@@ -85,16 +96,34 @@ class Attention(nn.Module):
         """Queries [B, T, H, D], keys and values [B, T, KV, D] of x [B, T, C]."""
         assert x.dim() == 3
         heads = (x.shape[0], x.shape[1], -1, self.head_dim)
+        if self.qkv_proj is not None:
+            sizes = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
+            q, k, v = self.qkv_proj(x).view(heads).split(sizes, dim=2)
+            return q, k, v
         return self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, now: Pass) -> Tensor:
         """What each position takes from those it sees, [B, T, C]."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H or KV, T, D]
-        if now.cache is not None:
-            k, v = now.cache.extend(self.layer, k, v)  # [1, KV, start + T, D]
-        mixed = self.attend(q, k, v, now)  # [B, H, T, D]
+        if now.apart:
+            one = [slice(n, n + 1) for n in range(len(now.apart))]
+            mixed = torch.cat(
+                [
+                    self.see(q[:, :, n], k[:, :, n], v[:, :, n], own)
+                    for n, own in zip(one, now.apart, strict=True)
+                ],
+                dim=2,
+            )
+        else:
+            mixed = self.see(q, k, v, now)  # [B, H, T, D]
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def see(self, q: Tensor, k: Tensor, v: Tensor, now: Pass) -> Tensor:
+        """Attention to what is cached and to these positions themselves."""
+        if now.cache is not None:
+            k, v = now.cache.extend(self.layer, k, v)  # [1, KV, start + T, D]
+        return self.attend(q, k, v, now)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, now: Pass) -> Tensor:
         """Attention to every earlier position and to oneself."""
@@ -122,7 +151,12 @@ class SwiGLU(nn.Module):
         self.gate_proj = nn.Linear(dim, hidden, bias=bias)
         self.up_proj = nn.Linear(dim, hidden, bias=bias)
         self.down_proj = nn.Linear(hidden, dim, bias=bias)
+        self.gate_up_proj: nn.Module | None = None  # the two at once, where `quantise` has joined them
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        if self.gate_up_proj is not None:
+            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        else:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        out: Tensor = self.down_proj(functional.silu(gate) * up)
         return out

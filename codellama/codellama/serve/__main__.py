@@ -42,7 +42,12 @@ def main() -> None:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    worker = Worker(arguments.device, arguments.dtype, arguments.max_context or None)
+    worker = Worker(
+        device=arguments.device,
+        dtype=arguments.dtype,
+        quantize=arguments.quantize,
+        max_context=arguments.max_context or None,
+    )
     app = App(worker, arguments.model)
     token = os.environ.get("CODELLAMA_TOKEN") or secrets.token_urlsafe(32)
     hosts = (arguments.host,) if arguments.host else ()
@@ -108,6 +113,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quantize", default="auto")
     parser.add_argument("--max-context", type=int, default=0)
     parser.add_argument("--idle-minutes", type=float, default=15.0)
     return parser.parse_args()

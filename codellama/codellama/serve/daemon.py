@@ -42,6 +42,7 @@ class ServeSettings:
     model: str = "pocket"
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str = "auto"
     max_context: int = 0
     idle_minutes: float = 15.0
     start_timeout_s: float = 90.0
@@ -202,6 +203,7 @@ def command(settings: ServeSettings) -> list[str]:
     """The command line of a server's process, without where it listens."""
     parts = [sys.executable, "-m", "codellama.serve", "--model", settings.model]
     parts += ["--device", settings.device, "--dtype", settings.dtype]
+    parts += ["--quantize", settings.quantize]
     parts += ["--max-context", str(settings.max_context), "--idle-minutes", str(settings.idle_minutes)]
     return parts
 
@@ -249,7 +251,7 @@ def _failure(log: str) -> CodellamaError:
         if line.startswith("error: "):
             message = line.removeprefix("error: ")
             unknown = message.startswith(("There is no model", "The folder"))
-            refused = message.startswith(("The device", "There is no dtype"))
+            refused = message.startswith(("The device", "There is no dtype", "There is no quantisation"))
             kind = UnknownModel if unknown else InvalidRequest if refused else CheckpointError
             return kind(message)
     return ServerError(f"The model server ended while starting: see {log_file()}.")

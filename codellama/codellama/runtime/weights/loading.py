@@ -1,12 +1,13 @@
 """From an opened checkpoint to a transformer: block by block, straight to its device and dtype."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codellama.runtime.errors import CheckpointError
+from codellama.runtime.linear import Quantisation, quantised
 from codellama.runtime.model import Transformer
 from codellama.runtime.weights.tensors import AGAIN, Checkpoint, TensorInfo
 
@@ -14,6 +15,14 @@ from codellama.runtime.weights.tensors import AGAIN, Checkpoint, TensorInfo
 Progress = Callable[[int, int], None]
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
+# Linear layers that take the same input become one when they are quantised: fewer steps to start.
+_JOINED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "o_proj": ("o_proj",),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+    "lm_head": ("lm_head",),
+}
 # Above every width, vocabulary and number of layers of any Llama, and low enough to multiply.
 _MOST = 2**24
 
@@ -23,24 +32,52 @@ def load_transformer(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
+    quantize: Quantisation | None = None,
 ) -> Transformer:
-    """The model with its weights on `device` in `dtype`.
+    """The model with its weights on `device` in `dtype`, its linear layers in fewer bits with `quantize`.
 
     Raises CheckpointError naming file and tensor. Needs little more memory than the weights themselves.
     """
     model, infos = outline(checkpoint)
     total = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    loaded: dict[str, Tensor] = {}
     done = 0
-    for name, info in infos.items():
-        loaded[name] = load_tensor(checkpoint, info, device, dtype)
-        done += loaded[name].nbytes
+
+    def load(name: str, kind: torch.dtype) -> Tensor:
+        nonlocal done
+        tensor = load_tensor(checkpoint, infos[name], device, kind)
+        done += tensor.numel() * dtype.itemsize
         if progress:
-            progress(done, total)
+            progress(min(done, total), total)
+        return tensor
+
+    if quantize:
+        _quantise(model, set(infos), lambda name: load(name, torch.float32), quantize)
+    loaded = {name: load(name, dtype) for name, _ in model.named_parameters()}
     model.load_state_dict(loaded, strict=False, assign=True)
-    if checkpoint.config.tie_embeddings:
+    if checkpoint.config.tie_embeddings and not quantize:
         model.lm_head.weight = model.embed_tokens.weight
     return model.to(device).eval().requires_grad_(False)
+
+
+def _quantise(
+    model: Transformer, names: Collection[str], load: Callable[[str], Tensor], kind: Quantisation
+) -> None:
+    """Puts quantised layers in the place of linear ones, one group of weights in memory at a time."""
+    for path, parent in list(model.named_modules()):
+        for target, parts in _JOINED.items():
+            if not all(isinstance(getattr(parent, part, None), nn.Linear) for part in parts):
+                continue
+            here = [f"{path}.{part}".removeprefix(".") for part in parts]
+            if here == ["lm_head"] and "lm_head.weight" not in names:
+                here = ["embed_tokens"]  # tied
+            weight = torch.cat([load(f"{name}.weight") for name in here])
+            bias = None
+            if f"{here[0]}.bias" in names:
+                bias = torch.cat([load(f"{name}.bias") for name in here])
+            for part in parts:
+                setattr(parent, part, None)
+            # The last layer's errors are seen undamped, and it is few of the weights.
+            setattr(parent, target, quantised(weight, bias, "int8" if target == "lm_head" else kind))
 
 
 def outline(checkpoint: Checkpoint) -> tuple[Transformer, dict[str, TensorInfo]]:

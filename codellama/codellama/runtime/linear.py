@@ -1,0 +1,149 @@
+"""Quantised linear layers: int8 and int4 weights, in arithmetic that a CPU or a GPU has.
+
+Each stands where an `nn.Linear` stood and computes x @ W.T (+ bias). Rows of x never influence each other,
+so a token's result does not depend on what is computed beside it.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Quantisation = Literal["int8", "int4"]
+
+# Steps of int8 on either side of zero, and of what is left when the upper eight bits are taken away.
+_STEPS = 127.0
+_FINE = 254.0
+# Sizes in which int4 weights share a scale; smaller ones cost more memory and lose less.
+GROUPS = (32, 64, 128)
+# The widest input whose products of int8 cannot overflow an int32 sum.
+_MAX_WIDTH = 2**31 // (127 * 127)
+
+
+class Int8Linear(nn.Module):
+    """Weights in int8 with a scale for each output; activations in two int8 halves, 15 bits in all.
+
+    An activation in one int8 costs far more accuracy than the weights do (LLM.int8(), arXiv 2208.07339,
+    section 3). The second half holds what the first one leaves, so that only the weights' rounding
+    remains, and the weights are still read once. Sums are exact integers.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Quantises `weight` [N, K]."""
+        super().__init__()
+        assert weight.ndim == 2
+        assert weight.shape[1] < _MAX_WIDTH, "an int32 sum could overflow"
+        wide = weight.float()
+        scale = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _STEPS  # [N]
+        self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.out_features, self.in_features = weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., K] to [..., N], in x's dtype."""
+        rows = x.reshape(-1, self.in_features).float()  # [M, K]
+        halves, step = split_int8(rows)
+        products = torch._int_mm(halves, self.weight.t())  # [2M, N] int32
+        count = rows.shape[0]
+        out = products[:count].float().add_(products[count:], alpha=1 / _FINE)
+        out = out.mul_(step).mul_(self.scale)  # [M, N]
+        if self.bias is not None:
+            out = out.add_(self.bias)
+        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def dequantised(self) -> Tensor:
+        """The weights that are computed with, [N, K] float32."""
+        return self.weight.float() * self.scale[:, None]
+
+
+def split_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [M, K] as int8 [2M, K], coarse halves above fine ones, and the coarse step of each row [M, 1].
+
+    rows = step * (coarse + fine / 254), to within step / 508.
+    """
+    step = rows.abs().amax(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny).div_(_STEPS)
+    scaled = rows / step
+    coarse = scaled.round()
+    fine = scaled.sub_(coarse).mul_(_FINE).round_()
+    return torch.cat((coarse, fine)).to(torch.int8), step
+
+
+class Int4Linear(nn.Module):
+    """Weights in four bits, each `group` of them with a scale and a least value; activations in bfloat16."""
+
+    packed: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, group: int = 32) -> None:
+        """Quantises `weight` [N, K]; K is a multiple of `group`."""
+        super().__init__()
+        outputs, inputs = weight.shape
+        assert group in GROUPS
+        assert inputs % group == 0
+        self.group = group
+        self.out_features, self.in_features = outputs, inputs
+        steps, scale, middle = quantise_int4(weight.float(), group)
+        self.register_buffer("packed", _pack_int4(steps))
+        self.register_buffer("scales", _int4_scales(scale, middle))
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., K] to [..., N], in x's dtype."""
+        rows = x.reshape(-1, self.in_features).bfloat16()
+        if rows.device.type == "cpu":
+            out = torch._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales)
+        else:
+            out = torch._weight_int4pack_mm(rows, self.packed, self.group, self.scales)
+        out = out.to(x.dtype)
+        if self.bias is not None:
+            out = out + self.bias.to(x.dtype)
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+def quantised(weight: Tensor, bias: Tensor | None, kind: Quantisation) -> nn.Module:
+    """The layer that computes with `weight` [N, K] in fewer bits; in int8 where int4 has no kernel for it."""
+    if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % GROUPS[0] == 0:
+        return Int4Linear(weight, bias)
+    return Int8Linear(weight, bias)
+
+
+def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [N, K] as steps 0 to 15 (int32 [N, K]), scale and middle of each group [N, K / group].
+
+    weight = (steps - 8) * scale + middle. Of several ranges around each group's own, the one with the
+    least squared error is taken, since the outermost weights are few.
+    """
+    groups = weight.view(weight.shape[0], -1, group)  # [N, G, group]
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    best = torch.full_like(low, torch.inf)
+    best_steps, best_scale, best_middle = torch.zeros_like(groups), torch.ones_like(low), low
+    for shrink in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75):
+        # What is stored is bfloat16, so the steps are chosen for the rounded scale.
+        scale = ((high - low) * (shrink / 15)).clamp_min(1e-8).bfloat16().float()
+        middle = ((high + low) / 2 + scale / 2).bfloat16().float()
+        steps = ((groups - middle) / scale + 8).round().clamp(0, 15)
+        error = ((steps - 8) * scale + middle - groups).square().sum(-1, keepdim=True)
+        better = error < best
+        best = torch.where(better, error, best)
+        best_steps = torch.where(better, steps, best_steps)
+        best_scale = torch.where(better, scale, best_scale)
+        best_middle = torch.where(better, middle, best_middle)
+    return best_steps.view_as(weight).to(torch.int32), best_scale.squeeze(-1), best_middle.squeeze(-1)
+
+
+def _pack_int4(steps: Tensor) -> Tensor:
+    if steps.device.type == "cpu":
+        return torch._convert_weight_to_int4pack_for_cpu(steps, 1)
+    pairs = (steps[:, ::2] << 4 | steps[:, 1::2]).to(torch.uint8)
+    return torch._convert_weight_to_int4pack(pairs, 8)
+
+
+def _int4_scales(scale: Tensor, middle: Tensor) -> Tensor:
+    """The kernels' layout, [K / group, N, 2] bfloat16."""
+    return torch.stack((scale, middle), dim=-1).transpose(0, 1).contiguous().bfloat16()
