@@ -66,7 +66,7 @@ def test_what_equals_the_default_may_be_left_out(tmp_path: Path) -> None:
 def test_prefill_in_blocks_equals_the_reference(pair: Pair) -> None:
     """Prefill by blocks, whatever the last one's length, gives the logits of the whole."""
     for length in (1, BLOCK, 2 * BLOCK + 1, LENGTH):
-        last = prefill(pair.engine._model, _cache(pair.engine), IDS[:length], lambda: False)
+        last = prefill(pair.engine._model, _cache(pair.engine), IDS[:length])
         torch.testing.assert_close(last, pair.expected[length - 1], atol=1e-4, rtol=0)
 
 

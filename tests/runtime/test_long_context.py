@@ -44,7 +44,7 @@ def test_the_last_logits_of_100k_tokens(one_layer: tuple[Path, LlamaForCausalLM]
     engine = load_engine(str(folder), device="cpu", max_context=LENGTH)
     ids = torch.randint(256, (LENGTH,), generator=torch.Generator().manual_seed(0))
     cache = engine._model.new_cache(LENGTH)
-    last = prefill(engine._model, cache, ids.tolist(), lambda: False)
+    last = prefill(engine._model, cache, ids.tolist())
     with torch.inference_mode():
         expected = reference(ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
     torch.testing.assert_close(last, expected, atol=1e-4, rtol=0)

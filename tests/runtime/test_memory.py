@@ -41,7 +41,7 @@ with torch.inference_mode():
         model(torch.zeros(1, length, dtype=torch.long)).float()
     else:
         needs = generation_needs(model.config, model.dtype, BLOCK)
-        prefill(model, model.new_cache(length), [0] * length, lambda: False)
+        prefill(model, model.new_cache(length), [0] * length)
 print((needs.fixed + needs.per_token * length) / (peak() - before))
 """
 
@@ -93,7 +93,7 @@ def test_memory_that_the_cache_holds_is_used_again(engine: Engine, monkeypatch: 
     free = _bytes_for(engine, 200)
     _leave(monkeypatch, free)
     engine.complete("a" * 150, max_tokens=20)
-    held = engine._cache.nbytes
+    held = engine._sessions.nbytes
     assert held >= cache_bytes(engine.config, 150, bytes_per_value=4)
     _leave(monkeypatch, free - held)
     engine.complete("b" * 150, max_tokens=20)

@@ -31,7 +31,7 @@ def test_prefill_by_blocks_equals_the_whole(checkpoints: dict[str, Path], length
     """Prefill in blocks gives the last logits of one pass over all."""
     engine = _load(checkpoints["untied"])
     ids = _ids(length, seed=length)
-    last = prefill(engine._model, _cache(engine), ids, lambda: False)
+    last = prefill(engine._model, _cache(engine), ids)
     torch.testing.assert_close(last, engine.logits(ids)[-1], atol=1e-4, rtol=0)
 
 

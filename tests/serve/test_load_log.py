@@ -16,7 +16,7 @@ def test_a_long_load_is_told(
     assert worker.LARGE == 10**9
     monkeypatch.setattr(worker, "LARGE", large)
     caplog.set_level(logging.INFO)
-    loading = worker.Worker("cpu", "float32", None)
+    loading = worker.Worker("cpu", "float32", "none", None)
     try:
         asyncio.run(loading.load("pocket"))
     finally:

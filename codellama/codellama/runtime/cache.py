@@ -45,6 +45,13 @@ class KVCache:
         self.values = self._grown(self.values, capacity)
         self._reached = self.length
 
+    def copy(self, other: "KVCache", length: int) -> int:
+        """Begins with the first `length` positions of another cache; returns how many it holds."""
+        self.keys[..., :length, :] = other.keys[..., :length, :]
+        self.values[..., :length, :] = other.values[..., :length, :]
+        self._reached = max(self._reached, length)
+        return self.rewind(length)
+
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         new = torch.zeros(*self._shape, capacity, self._head_dim, device=old.device, dtype=old.dtype)
         new[..., : self.length, :] = old[..., : self.length, :]

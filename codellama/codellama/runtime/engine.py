@@ -1,13 +1,12 @@
-"""The engine: one model in memory, its tokenizer and its cache; runs one request at a time.
+"""The engine: one model in memory, its tokenizer and its caches; requests to text.
 
-`stream` is the one way in; `run`, `infill`, `complete` and `chat` wrap it. Requests from several threads
-wait for each other. The cache of the last prompt is kept, and a request reuses the whole blocks of ids
-that it begins with.
+`stream` is the one way in; `run`, `infill`, `complete` and `chat` wrap it. Any number of threads may ask at
+once: `scheduler` says whose step runs next, `sessions` keeps the caches of recent prompts, and a request
+reuses the whole blocks of ids that it begins with.
 """
 
 import math
-import threading
-import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor
 
 from codellama.runtime.chat import ChatFormat, chat_format
-from codellama.runtime.device import find_device, find_dtype
+from codellama.runtime.device import find_device, find_dtype, find_quantisation
 from codellama.runtime.errors import (
     ContextTooLong,
     InvalidRequest,
     UnsupportedArchitecture,
 )
-from codellama.runtime.generation import BLOCK, Cancelled, LanguageModel, StreamedText, decode, prefill
+from codellama.runtime.generation import BLOCK, LanguageModel, StreamedText
 from codellama.runtime.healing import Spelling
 from codellama.runtime.locate import locate
 from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
@@ -43,10 +42,15 @@ from codellama.runtime.records import (
 )
 from codellama.runtime.reference import ReferenceModel, load_reference
 from codellama.runtime.sampling import Sampler
+from codellama.runtime.scheduler import Job, Scheduler
+from codellama.runtime.sessions import Sessions
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
 from codellama.runtime.weights.loading import Progress, load_transformer
+
+# Of the memory that is free at load, what the caches of earlier prompts may keep: a quarter.
+_CACHE_SHARE = 4
 
 
 def _never() -> bool:
@@ -54,7 +58,7 @@ def _never() -> bool:
 
 
 class Engine:
-    """A loaded model; safe to use from several threads, which take turns."""
+    """A loaded model; safe to use from several threads at once."""
 
     def __init__(
         self, name: str, model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat | None = None
@@ -68,40 +72,47 @@ class Engine:
         self._model = model
         self._device = model.device
         self._needs = generation_needs(self.config, model.dtype, BLOCK)
-        self._cache = model.new_cache(min(2 * BLOCK, self.config.max_context))
-        self._cached: list[int] = []  # the ids whose keys and values the cache holds from a prefill
-        self._turn = threading.Lock()
+        self._sessions = Sessions(model.new_cache, usable_bytes(self._device) // _CACHE_SHARE)
+        self._scheduler = Scheduler(model, self._sessions)
 
     def stream(
         self, request: Request, cancelled: Callable[[], bool] = _never
     ) -> Generator[Piece, None, Result]:
         """Yields text as it is generated and returns the Result; closing it, or `cancelled`, ends it.
 
-        Raises InvalidRequest, InfillUnsupported or ContextTooLong before anything is generated.
+        Someone waits at the cursor for an infill: it overtakes other requests. Raises InvalidRequest,
+        InfillUnsupported or ContextTooLong before anything is generated.
         """
         _check(request)
         prompt = self._prompts.build(request)
-        sampler = Sampler(request.sampling, self._device)
-        run = _Run(prompt, Spelling(self._prompts.index, prompt.healing) if prompt.healing else None)
-        tokenizer = self.tokenizer
-        text = StreamedText(
-            tokenizer.decode if prompt.new_text else tokenizer.decode_continuation, request.stop
+        answer = _Answer(self.tokenizer, self._prompts, prompt, request)
+        job = Job(
+            ids=answer.ids_to_run,
+            positions=len(answer.ids_to_run) + answer.spelled_bytes + request.max_tokens,
+            sampler=Sampler(request.sampling, self._device),
+            take=answer.take,
+            allowed=answer.allowed,
+            cancelled=cancelled,
+            interactive=isinstance(request, InfillRequest),
         )
-        with self._turn:
-            try:
-                logits = self._prefill(request.max_tokens, run, cancelled)
-                yield from self._decode(logits, sampler, text, request.max_tokens, run, cancelled)
-            except Cancelled:
-                run.reason = "cancelled"
-            except torch.OutOfMemoryError as error:  # another program took what was free before
-                raise ContextTooLong(
-                    f"The device ran out of memory for a prompt of {len(run.prompt.ids)} tokens: shorten it, "
-                    "close other programs, or choose a smaller model."
-                ) from error
-        last = text.finish()
+        self._admit(job.positions)
+        with self._scheduler.running(job):
+            while not job.ended or answer.pieces:
+                if answer.pieces:
+                    yield answer.pieces.popleft()
+                else:
+                    self._scheduler.advance(job, lambda: not answer.pieces)
+        if isinstance(job.error, torch.OutOfMemoryError):  # another program took what was free before
+            raise ContextTooLong(
+                f"The device ran out of memory for a prompt of {len(job.ids)} tokens: shorten it, "
+                "close other programs, or choose a smaller model."
+            ) from job.error
+        if job.error is not None:
+            raise job.error
+        last = answer.finish()
         if last:
             yield Piece(last, ())
-        return Result(text.text, tuple(run.ids), run.reason, run.finished_stats(), prompt.packed)
+        return answer.result(job)
 
     def run(self, request: Request, cancelled: Callable[[], bool] = _never) -> Result:
         """The whole of `stream` at once."""
@@ -142,7 +153,7 @@ class Engine:
 
         Raises ContextTooLong where memory has no room for them.
         """
-        with self._turn:
+        with self._scheduler.alone():
             check_room(logits_needs(self.config, self._model.dtype), len(ids), self._device)
             rows = torch.tensor([list(ids)], device=self._device)
             out: Tensor = self._model(rows)[0].float()
@@ -161,137 +172,133 @@ class Engine:
         """The exact prompt of a conversation, BOS included; raises InvalidRequest as `chat` does."""
         return self._prompts.chat_ids(_turns(messages))
 
-    def _answered(self, token: int, run: "_Run") -> list[int]:
-        """What of the token is answer: all of it, or as ids of their own what goes beyond a healed prompt."""
-        if run.spelling is None or run.spelling.done:
-            return [token]
-        beyond = run.spelling.push(token)
-        try:
-            return self.tokenizer.encode_continuation(beyond.decode())
-        except UnicodeDecodeError:  # it ends inside a character
-            return self._prompts.index.single_bytes(beyond)
-
-    def _prefill(self, max_tokens: int, run: "_Run", cancelled: Callable[[], bool]) -> Tensor:
-        """Reuses the cached blocks that the prompt begins with and computes the rest; logits [V]."""
-        started = time.perf_counter()
-        ids = run.ids_to_run
-        shared = _common_length(self._cached, ids[:-1]) // BLOCK * BLOCK
-        self._make_room(len(ids) + run.spelled_bytes + max_tokens, shared)
-        shared = self._cache.length
-        self._cached = ids[:shared]
-        try:
-            logits = prefill(self._model, self._cache, ids, cancelled)
-        finally:
-            # Whole blocks are whole whatever interrupts the rest.
-            self._cached = ids[: self._cache.length]
-            run.stats = replace(run.stats, reused_tokens=shared, prefill_s=time.perf_counter() - started)
-        return logits
-
-    def _decode(
-        self,
-        logits: Tensor,
-        sampler: Sampler,
-        text: StreamedText,
-        max_tokens: int,
-        run: "_Run",
-        cancelled: Callable[[], bool],
-    ) -> Generator[Piece, None, None]:
-        started = time.perf_counter()
-        try:
-            steps = decode(self._model, self._cache, logits, sampler, cancelled, run.allowed)
-            for token, logprob in steps:
-                ids = self._answered(token, run)
-                if not ids:
-                    continue
-                run.logprobs.append(logprob)
-                if token in run.prompt.stop_ids:
-                    run.reason = "stop"
-                    return
-                for i in ids:
-                    run.ids.append(i)
-                    piece = text.push(i)
-                    if piece:
-                        yield Piece(piece, (i,))
-                    if text.stopped:
-                        run.reason = "stop"
-                        return
-                    if len(run.ids) == max_tokens:
-                        return
-        finally:
-            run.stats = replace(run.stats, decode_s=time.perf_counter() - started)
-
-    def _make_room(self, positions: int, keep: int) -> None:
-        """Rewinds the cache to `keep` positions and grows it to hold `positions`, if memory has room."""
-        capacity = min(-(-positions // BLOCK) * BLOCK, self.config.max_context)
-        fits = capacity <= self._cache.capacity
-        # What has to be copied to a larger cache needs both for a moment.
-        held = self._cache.nbytes if fits or keep == 0 else 0
-        check_room(self._needs, positions, self._device, held)
-        self._cache.rewind(keep)
-        if not fits:
-            self._cache.grow(capacity)
+    def _admit(self, positions: int) -> None:
+        """Raises ContextTooLong where memory has no room for a request; unused caches make room."""
+        check_room(self._needs, positions, self._device, self._sessions.idle_bytes)
+        short = self._needs.bytes(positions) - usable_bytes(self._device)
+        if short > 0:
+            self._sessions.make_room(short)
 
 
-class _Run:
-    """What one request has come to so far."""
+class _Answer:
+    """What one request has come to so far: ids and text as the scheduler hands them over."""
 
-    def __init__(self, prompt: Prompt, spelling: Spelling | None) -> None:
-        self.prompt = prompt
-        self.spelling = spelling
-        self.stats = Stats(prompt_tokens=len(prompt.ids))
-        self.ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.reason: FinishReason = "length"
+    def __init__(
+        self, tokenizer: Tokenizer, prompts: PromptBuilder, prompt: Prompt, request: Request
+    ) -> None:
+        self._tokenizer, self._index = tokenizer, prompts.index
+        self._prompt = prompt
+        self._spelling = Spelling(prompts.index, prompt.healing) if prompt.healing else None
+        self._max_tokens = request.max_tokens
+        decode = tokenizer.decode if prompt.new_text else tokenizer.decode_continuation
+        self._text = StreamedText(decode, request.stop)
+        self._ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._reason: FinishReason = "length"
+        self.pieces: deque[Piece] = deque()
 
     @property
     def ids_to_run(self) -> list[int]:
         """The prompt without the tokens that healing takes back."""
-        healing = self.prompt.healing
-        return self.prompt.ids[: -healing.count] if healing else self.prompt.ids
+        healing = self._prompt.healing
+        return self._prompt.ids[: -healing.count] if healing else self._prompt.ids
 
     @property
     def spelled_bytes(self) -> int:
         """The most tokens that may spell the prompt's end again: one for each byte."""
-        return len(self.prompt.healing.text) if self.prompt.healing else 0
+        return len(self._prompt.healing.text) if self._prompt.healing else 0
 
     def allowed(self) -> list[int] | None:
         """The ids that may come next; None for all."""
-        return self.spelling.allowed() if self.spelling else None
+        return self._spelling.allowed() if self._spelling else None
 
-    def finished_stats(self) -> Stats:
-        mean = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
-        return replace(self.stats, tokens=len(self.ids), mean_logprob=mean)
+    def take(self, token: int, logprob: float) -> bool:
+        """Adds one id to the answer; whether more are wanted."""
+        ids = self._answered(token)
+        if not ids:
+            return True
+        self._logprobs.append(logprob)
+        if token in self._prompt.stop_ids:
+            self._reason = "stop"
+            return False
+        for i in ids:
+            self._ids.append(i)
+            piece = self._text.push(i)
+            if piece:
+                self.pieces.append(Piece(piece, (i,)))
+            if self._text.stopped:
+                self._reason = "stop"
+                return False
+            if len(self._ids) == self._max_tokens:
+                return False
+        return True
+
+    def finish(self) -> str:
+        """The text that was held back, once nothing more comes."""
+        return self._text.finish()
+
+    def result(self, job: Job) -> Result:
+        """The whole, once `job` has ended."""
+        mean = sum(self._logprobs) / len(self._logprobs) if self._logprobs else None
+        stats = Stats(
+            prompt_tokens=len(self._prompt.ids),
+            reused_tokens=job.reused,
+            prefill_s=job.prefill_s,
+            decode_s=job.decode_s,
+            tokens=len(self._ids),
+            mean_logprob=mean,
+        )
+        reason = "cancelled" if job.was_cancelled else self._reason
+        return Result(self._text.text, tuple(self._ids), reason, stats, self._prompt.packed)
+
+    def _answered(self, token: int) -> list[int]:
+        """What of the token is answer: all of it, or as ids of their own what goes beyond a healed prompt."""
+        if self._spelling is None or self._spelling.done:
+            return [token]
+        beyond = self._spelling.push(token)
+        try:
+            return self._tokenizer.encode_continuation(beyond.decode())
+        except UnicodeDecodeError:  # it ends inside a character
+            return self._index.single_bytes(beyond)
 
 
 def load_engine(
     name: str,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: str | None = None,
     max_context: int | None = None,
     progress: Progress | None = None,
 ) -> Engine:
     """Loads the model `name` (see `locate`) onto a device.
 
     `device`: auto (CUDA, then MPS, then CPU) or torch's name of one. `dtype`: auto (float32 on a CPU,
-    bfloat16 elsewhere), float32, bfloat16 or float16. `max_context`: this many tokens in prompt and answer
-    together, be it more than the model was made for (as Code Llama reads 100,000); by default its own
-    context, or what memory has room for. `progress`: called with the bytes of weights that are loaded, and
-    all there are. Raises UnknownModel, CheckpointError or InvalidRequest.
+    bfloat16 elsewhere), float32, bfloat16 or float16. `quantize`: int8 or int4 weights, None for the
+    checkpoint's own, auto for int8 on a CPU and None elsewhere. `max_context`: this many tokens in prompt
+    and answer together, be it more than the model was made for (as Code Llama reads 100,000); by default
+    its own context, or what memory has room for. `progress`: called with the bytes of weights that are
+    loaded, and all there are. Raises UnknownModel, CheckpointError or InvalidRequest.
     """
     path = locate(name)
     place = find_device(device)
     kind = find_dtype(dtype, place)
+    fewer_bits = find_quantisation(quantize, place)
     model: Transformer | ReferenceModel
     try:
         checkpoint = open_checkpoint(path)
     except UnsupportedArchitecture as refusal:
+        if fewer_bits and quantize != "auto":
+            raise InvalidRequest(
+                f"The model {name} runs through transformers, which keeps its weights as they are: "
+                "leave quantize at auto or none."
+            ) from refusal
         model = load_reference(path, place, kind, refusal)
         tokenizer = load_tokenizer(path)
         tokenizer.fit(model.config.vocab_size, str(path))
     else:
         tokenizer = load_tokenizer(path)
         tokenizer.fit(checkpoint.config.vocab_size, str(path))
-        model = load_transformer(checkpoint, place, kind, progress)
+        model = load_transformer(checkpoint, place, kind, progress, fewer_bits)
     room = generation_needs(model.config, model.dtype, BLOCK).tokens_within(usable_bytes(place))
     # Packing fills the context, so it must not promise what memory cannot hold.
     context = max_context or min(model.config.max_context, max(room // BLOCK, 2) * BLOCK)
@@ -317,12 +324,3 @@ def _check(request: Request) -> None:
     for wrong, message in problems:
         if wrong:
             raise InvalidRequest(message)
-
-
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

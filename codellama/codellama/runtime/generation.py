@@ -1,18 +1,17 @@
-"""Prefill and decode: ids in, ids out, one at a time, stopping when told to.
+"""Prefill: a prompt's ids into a model, block by block; and the text of an answer as its ids come.
 
 Prefill runs in blocks that begin at multiples of `BLOCK` positions, whether the cache was empty or not,
 so that a position is always computed by the same arithmetic and a result never depends on what was
 cached before it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from codellama.runtime.config import ModelConfig
-from codellama.runtime.sampling import Sampler
 
 BLOCK = 128
 
@@ -31,6 +30,8 @@ class Cache(Protocol):
     def rewind(self, length: int) -> int: ...
 
     def grow(self, capacity: int) -> None: ...
+
+    def copy(self, other: Any, length: int) -> int: ...
 
 
 class LanguageModel(Protocol):
@@ -51,47 +52,27 @@ class LanguageModel(Protocol):
         """Logits of ids [B, T] (Transformer.forward says more)."""
         ...
 
+    def together(self, ids: Tensor, caches: Sequence[Any]) -> Tensor:
+        """Logits [B, V] after one more id for each of B caches, ids [B]."""
+        ...
 
-class Cancelled(Exception):
-    """Raised inside the runtime where the caller no longer wants the result; never leaves the engine."""
 
-
-@torch.inference_mode()
-def prefill(model: LanguageModel, cache: Cache, ids: Sequence[int], cancelled: Callable[[], bool]) -> Tensor:
-    """Runs `ids` from position `cache.length` on (a multiple of BLOCK); logits [V] of the last one."""
+def prefill_block(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Tensor:
+    """Runs the next block of `ids`, from position `cache.length` on; logits [V] of its last one."""
     assert cache.length % BLOCK == 0
     assert cache.length < len(ids)
-    logits: Tensor | None = None
-    while cache.length < len(ids):
-        if cancelled():
-            raise Cancelled
-        block = ids[cache.length : cache.length + BLOCK]
-        rows = torch.tensor([block], device=model.device)  # [1, T]
-        logits = model(rows, cache, last_only=True)
-    assert logits is not None
-    last: Tensor = logits[0, -1]
+    rows = torch.tensor([ids[cache.length : cache.length + BLOCK]], device=model.device)  # [1, T]
+    last: Tensor = model(rows, cache, last_only=True)[0, -1]
     return last
 
 
 @torch.inference_mode()
-def decode(
-    model: LanguageModel,
-    cache: Cache,
-    logits: Tensor,
-    sampler: Sampler,
-    cancelled: Callable[[], bool],
-    allowed: Callable[[], Sequence[int] | None] = lambda: None,
-) -> Iterator[tuple[int, float]]:
-    """Yields ids with their log-probabilities, without end; raises Cancelled between two of them.
-
-    `allowed` is asked before each of them for the ids that may come, None for all.
-    """
-    while True:
-        token, logprob = sampler.choose(logits, allowed())
-        yield token, logprob
-        if cancelled():
-            raise Cancelled
-        logits = model(torch.tensor([[token]], device=logits.device), cache)[0, -1]
+def prefill(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Tensor:
+    """Runs all of `ids` that the cache does not hold; logits [V] of the last one."""
+    logits = prefill_block(model, cache, ids)
+    while cache.length < len(ids):
+        logits = prefill_block(model, cache, ids)
+    return logits
 
 
 class StreamedText:

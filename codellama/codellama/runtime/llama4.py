@@ -29,7 +29,7 @@ class ChunkedAttention(Attention):
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         q, k, v = self.project(x)
         if self.nope:
-            q = (q * self.temperature(now.start, q.shape[1], q.device)).to(q.dtype)
+            q = (q * self.temperature(now.positions())).to(q.dtype)
         else:
             q = apply_rope(q, now.cos, now.sin, self.interleaved)
             k = apply_rope(k, now.cos, now.sin, self.interleaved)
@@ -37,9 +37,8 @@ class ChunkedAttention(Attention):
                 q, k = rms_norm(q, self.norm_eps), rms_norm(k, self.norm_eps)
         return self.mix(q, k, v, now)
 
-    def temperature(self, start: int, length: int, device: torch.device) -> Tensor:
+    def temperature(self, positions: Tensor) -> Tensor:
         """How much queries grow with their position, float32, [T, 1, 1] (arXiv 2501.19399)."""
-        positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
         grown = torch.log1p(torch.floor((positions + 1) / self.floor_scale)) * self.temperature_scale + 1
         return grown[:, None, None]
 

@@ -27,6 +27,10 @@ class Needs:
     per_token: int
     fixed: int
 
+    def bytes(self, positions: int) -> int:
+        """What a request of so many positions takes."""
+        return self.fixed + self.per_token * positions
+
     def tokens_within(self, usable: int) -> int:
         """The most positions that `usable` bytes have room for."""
         return max(0, usable - self.fixed) // self.per_token

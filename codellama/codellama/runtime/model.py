@@ -4,6 +4,8 @@ One definition serves inference (with a `KVCache`) and training (without). What 
 checked against transformers in tests/runtime/test_families.py.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +75,25 @@ class Transformer(nn.Module):
         if last_only:
             x = x[:, -1:]
         logits: Tensor = self.lm_head(self.norm(x))
+        return logits
+
+    def together(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Logits [B, V] after one more id for each of B caches, ids [B].
+
+        The ids run as the positions of one sequence; only attention keeps them apart.
+        """
+        rows = [self.rope.rows(cache.length, cache.length + 1, ids.device) for cache in caches]
+        apart = tuple(
+            Pass(cache.length, cos, sin, None, cache) for cache, (cos, sin) in zip(caches, rows, strict=True)
+        )
+        cos, sin = (torch.cat(part) for part in zip(*rows, strict=True))  # [B, D / 2]
+        now = Pass(0, cos, sin, None, None, apart)
+        x = self.embed_tokens(ids[None])  # [1, B, C]
+        for block in self.layers:
+            x = block(x, now)
+        for cache in caches:
+            cache.length += 1
+        logits: Tensor = self.lm_head(self.norm(x))[0]
         return logits
 
 

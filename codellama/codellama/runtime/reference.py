@@ -6,6 +6,7 @@ a checkpoint brings is ever run, and weights are read from safetensors only.
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class ReferenceCache:
     def grow(self, capacity: int) -> None:
         """Notes the capacity; memory is taken as tokens come."""
         self.capacity = capacity
+
+    def copy(self, other: "ReferenceCache", length: int) -> int:
+        """Takes nothing over: not every layer can."""
+        del other
+        return self.rewind(length)
 
 
 class ReferenceModel:
@@ -91,6 +97,10 @@ class ReferenceModel:
         if cache is not None:
             cache.length += ids.shape[1]
         return logits[:, -1:] if last_only else logits
+
+    def together(self, ids: Tensor, caches: Sequence[ReferenceCache]) -> Tensor:
+        """Logits [B, V] after one more id for each of B caches: one after the other."""
+        return torch.cat([self(ids[None, n : n + 1], cache)[0] for n, cache in enumerate(caches)])
 
 
 def load_reference(

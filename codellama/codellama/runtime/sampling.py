@@ -20,6 +20,11 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest id is always chosen."""
+        return self._temperature == 0
+
     def choose(self, logits: Tensor, allowed: Sequence[int] | None = None) -> tuple[int, float]:
         """The next id and its log-probability under the model (temperature 1), from logits [V].
 
@@ -29,7 +34,7 @@ class Sampler:
             places = torch.tensor(allowed, device=logits.device)
             logits = torch.full_like(logits, -torch.inf).scatter(0, places, logits[places])
         logprobs = torch.log_softmax(logits.float(), dim=-1)
-        if self._temperature == 0:
+        if self.greedy:
             choice = int(logits.argmax())
             return choice, float(logprobs[choice])
         weights = torch.softmax(logits.float() / self._temperature, dim=-1)

@@ -1,7 +1,8 @@
-"""The models in memory, and the one thread that runs them.
+"""The models in memory, and the threads that wait for their answers.
 
-A model is loaded when it is first named. Requests queue, at most `QUEUE` of them; the asyncio side gets
-their pieces as they come and can cancel one at any time, which takes effect within one decode step.
+A model is loaded when it is first named. At most `QUEUE` requests are in flight; whose step runs next is
+the engine's to say. The asyncio side gets pieces as they come and can cancel a request at any time, which
+takes effect within one decode step.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from codellama.runtime.engine import Engine, load_engine
@@ -23,12 +25,15 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs requests one after the other in a thread of its own."""
+    """Runs requests, each in a thread of its own that drives the engine while it waits."""
 
-    def __init__(self, device: str, dtype: str, max_context: int | None) -> None:
-        self._device, self._dtype, self._max_context = device, dtype, max_context
+    def __init__(self, device: str, dtype: str, quantize: str, max_context: int | None) -> None:
+        self._load = partial(
+            load_engine, device=device, dtype=dtype, quantize=quantize, max_context=max_context
+        )
         self._engines: dict[str, Engine] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._loading = threading.Lock()
+        self._threads = ThreadPoolExecutor(max_workers=QUEUE, thread_name_prefix="model")
         self.waiting = 0
         self.served = 0
         self.tokens = 0
@@ -44,7 +49,7 @@ class Worker:
 
     async def load(self, name: str) -> None:
         """Loads the model unless it is loaded; raises as `load_engine` does."""
-        if name not in self._engines:  # else it would wait for the running request, uncounted
+        if name not in self._engines:
             await self._in_thread(lambda: self._engine(name))
 
     async def tokenize(self, name: str, texts: list[str]) -> list[list[int]]:
@@ -63,13 +68,15 @@ class Worker:
         if self.waiting >= QUEUE:
             raise ServerBusy(f"The model server has {QUEUE} requests waiting: try again in a moment.")
         self.waiting += 1
-        work = self._thread.submit(self._run, name, request, gone.is_set, put)
+        work = self._threads.submit(self._run, name, request, gone.is_set, put)
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
         try:
             while True:
                 item = await pieces.get()
                 if isinstance(item, Exception):
                     raise item
+                if isinstance(item, Result):
+                    self._record(item)
                 yield item
                 if isinstance(item, Result):
                     return
@@ -78,8 +85,8 @@ class Worker:
             work.cancel()  # where it still waits in the queue
 
     def close(self) -> None:
-        """Ends the thread once the running step is done."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the threads, each once its running step is done."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(
         self,
@@ -94,7 +101,6 @@ class Worker:
                 try:
                     put(next(stream))
                 except StopIteration as end:
-                    self._record(end.value)
                     put(end.value)
                     return
         except Exception as error:  # noqa: BLE001 - it goes to the one who waits for it
@@ -102,11 +108,11 @@ class Worker:
                 put(error)
 
     def _engine(self, name: str) -> Engine:
-        if name not in self._engines:
-            logging.info("loading the model %s", name)
-            report = _progress_log(name)
-            self._engines[name] = load_engine(name, self._device, self._dtype, self._max_context, report)
-        return self._engines[name]
+        with self._loading:
+            if name not in self._engines:
+                logging.info("loading the model %s", name)
+                self._engines[name] = self._load(name, progress=_progress_log(name))
+            return self._engines[name]
 
     def _record(self, result: Result) -> None:
         self.served += 1
@@ -118,7 +124,7 @@ class Worker:
         self.waiting -= 1
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def _progress_log(name: str) -> Callable[[int, int], None]:

@@ -1,0 +1,212 @@
+"""Several requests on one model: whose block or step runs next.
+
+There is no thread of its own: whoever waits for a result drives the model, a step at a time, and a step
+serves whoever is due. Completions that someone waits for at the cursor go before long answers at every
+border of a prefill block or a decode step, and decode together in one batch.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from codellama.runtime.generation import LanguageModel, prefill_block
+from codellama.runtime.sampling import Sampler
+from codellama.runtime.sessions import Session, Sessions
+from codellama.runtime.speculate import PromptLookup
+
+
+class Job:
+    """One request in flight: prompt ids go in, ids with log-probabilities come out through `take`.
+
+    `take` gets each id as it is chosen and says whether more are wanted; `allowed` names the ids that may
+    come next, None for all. `interactive` jobs overtake the others.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[int],
+        positions: int,
+        sampler: Sampler,
+        take: Callable[[int, float], bool],
+        allowed: Callable[[], Sequence[int] | None],
+        cancelled: Callable[[], bool],
+        interactive: bool,
+    ) -> None:
+        self.ids = list(ids)
+        self.positions = positions
+        self.sampler = sampler
+        self.take, self.allowed, self.cancelled = take, allowed, cancelled
+        self.interactive = interactive
+        self.lookup = PromptLookup(ids) if sampler.greedy else None
+        self.session: Session | None = None
+        self.logits: Tensor | None = None  # [V] of the last position, once the prompt is through
+        self.reused = 0
+        self.prefill_s = self.decode_s = 0.0
+        self.drafted = self.accepted = 0
+        self.ended = False
+        self.was_cancelled = False
+        self.error: Exception | None = None
+
+
+class Scheduler:
+    """The jobs of one model; its methods may be called from any thread."""
+
+    def __init__(self, model: LanguageModel, sessions: Sessions) -> None:
+        self._model = model
+        self._sessions = sessions
+        self._jobs: list[Job] = []
+        self._changed = threading.Condition()
+        self._driven = False
+        self._stopping = 0  # threads that wait for a pause between two steps
+
+    @property
+    def jobs(self) -> int:
+        """How many are in flight."""
+        return len(self._jobs)
+
+    @contextmanager
+    def running(self, job: Job) -> Iterator[None]:
+        """The job is served while the block lasts; leaving it ends the job within a step."""
+        with self._changed:
+            self._jobs.append(job)
+        try:
+            yield
+        finally:
+            if not job.ended:
+                with self.alone():
+                    self._end(job)
+
+    def advance(self, job: Job, waits: Callable[[], bool]) -> None:
+        """Returns once the job has ended or `waits` no longer holds, and works on what is due until then."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: job.ended or not waits() or not (self._driven or self._stopping)
+                )
+                if job.ended or not waits():
+                    return
+                self._driven = True
+            try:
+                self._step()
+            finally:
+                with self._changed:
+                    self._driven = False
+                    self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nothing else runs on the model within the block; it begins after the step that runs now."""
+        with self._changed:
+            self._stopping += 1
+            self._changed.wait_for(lambda: not self._driven)
+            self._stopping -= 1
+            self._driven = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._driven = False
+                self._changed.notify_all()
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        """One block of a prefill, or one decode step of all jobs that are due."""
+        with self._changed:
+            jobs = [job for job in self._jobs if not job.ended]
+        for job in jobs:
+            if job.cancelled():
+                job.was_cancelled = True
+                self._end(job)
+        jobs = [job for job in jobs if not job.ended]
+        due = [job for job in jobs if job.interactive] or jobs
+        waiting = next((job for job in due if job.logits is None), None)
+        try:
+            if waiting is not None:
+                due = [waiting]
+                self._prefill(waiting)
+            elif due:
+                self._decode(due)
+        except Exception as error:  # noqa: BLE001 - it goes to those who wait for these jobs
+            for job in due:
+                job.error = error
+                self._end(job)
+
+    def _prefill(self, job: Job) -> None:
+        """The next block of the prompt; reuses what a session has of it."""
+        began = time.perf_counter()
+        if job.session is None:
+            job.session, job.reused = self._sessions.take(job.ids, job.positions)
+        cache = job.session.cache
+        logits = prefill_block(self._model, cache, job.ids)
+        job.session.computed(job.ids)
+        if cache.length == len(job.ids):
+            job.logits = logits
+        job.prefill_s += time.perf_counter() - began
+
+    def _decode(self, jobs: list[Job]) -> None:
+        """Each job's next id, and the logits after it."""
+        began = time.perf_counter()
+        chosen: list[tuple[Job, int]] = []
+        for job in jobs:
+            assert job.logits is not None
+            token, logprob = job.sampler.choose(job.logits, job.allowed())
+            if job.take(token, logprob):
+                chosen.append((job, token))
+            else:
+                self._end(job)
+        if len(chosen) == 1:
+            self._go_on(*chosen[0])
+        elif chosen:
+            ids = torch.tensor([token for _, token in chosen], device=self._model.device)  # [B]
+            logits = self._model.together(
+                ids, [job.session.cache for job, _ in chosen if job.session]
+            )  # [B, V]
+            for (job, token), row in zip(chosen, logits, strict=True):
+                job.logits = row
+                if job.lookup:
+                    job.lookup.extend((token,))
+        spent = (time.perf_counter() - began) / len(jobs)
+        for job in jobs:
+            job.decode_s += spent
+
+    def _go_on(self, job: Job, token: int) -> None:
+        """The logits after `token`; with a draft, as many steps at once as the model agrees with."""
+        assert job.session is not None
+        cache, lookup = job.session.cache, job.lookup
+        draft: list[int] = []
+        if lookup is not None:
+            lookup.extend((token,))
+            if job.allowed() is None:
+                draft = lookup.draft(min(cache.capacity - cache.length - 1, job.positions - cache.length - 1))
+        start = cache.length
+        rows = torch.tensor([[token, *draft]], device=self._model.device)  # [1, 1 + draft]
+        logits = self._model(rows, cache)[0]  # [1 + draft, V]
+        kept = 0
+        for guess, row in zip(draft, logits, strict=False):
+            following, logprob = job.sampler.choose(row)
+            if following != guess:
+                break
+            kept += 1
+            if lookup is not None:
+                lookup.extend((guess,))
+            if not job.take(following, logprob):
+                self._end(job)
+                break
+        if draft and lookup is not None:
+            lookup.judged(len(draft), kept)
+            job.drafted += len(draft)
+            job.accepted += kept
+            cache.rewind(start + 1 + kept)
+        job.logits = logits[kept]
+
+    def _end(self, job: Job) -> None:
+        job.ended = True
+        if job.session is not None:
+            self._sessions.give_back(job.session)
+            job.session = None
+        if job in self._jobs:
+            self._jobs.remove(job)

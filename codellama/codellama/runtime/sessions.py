@@ -1,0 +1,102 @@
+"""The key/value caches of recent prompts: which one a new prompt goes on from, and which makes room.
+
+A session's ids are those whose keys and values a prefill computed in whole blocks, so that a prompt that
+begins with them gets exactly what it would have computed itself. What was decoded after them is never
+reused: it was computed one position at a time, in another order of summing.
+"""
+
+from collections.abc import Callable, Sequence
+
+from codellama.runtime.generation import BLOCK, Cache
+
+# More than the files that anyone edits and the questions that anyone asks at a time.
+_MOST_SESSIONS = 16
+
+
+class Session:
+    """One cache, and the ids that begin it in whole blocks."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.ids: list[int] = []
+        self.in_use = False
+
+    def shared(self, ids: Sequence[int]) -> int:
+        """How many ids, in whole blocks, this session has of a prompt's; its last id is always computed."""
+        return _common_length(self.ids, ids[:-1]) // BLOCK * BLOCK
+
+    def computed(self, ids: Sequence[int]) -> None:
+        """Notes what the cache holds of `ids` after a prefill, whole or interrupted."""
+        self.ids += ids[len(self.ids) : self.cache.length // BLOCK * BLOCK]
+
+
+class Sessions:
+    """At most `budget` bytes of caches, as far as those in use allow; the longest unused goes first."""
+
+    def __init__(self, new_cache: Callable[[int], Cache], budget: int) -> None:
+        self._new_cache = new_cache
+        self._budget = budget
+        self._sessions: list[Session] = []  # the longest unused first
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def nbytes(self) -> int:
+        """What all caches hold."""
+        return sum(session.cache.nbytes for session in self._sessions)
+
+    @property
+    def idle_bytes(self) -> int:
+        """What the caches hold that no request uses now."""
+        return sum(session.cache.nbytes for session in self._sessions if not session.in_use)
+
+    def take(self, ids: Sequence[int], capacity: int) -> tuple[Session, int]:
+        """A session for a prompt with room for `capacity` positions, and how many of its ids are there.
+
+        The nearest session is gone on with where the prompt leaves at least half of it standing; else its
+        blocks are copied, so that two documents that begin alike do not undo each other's work.
+        """
+        capacity = -(-capacity // BLOCK) * BLOCK
+        nearest = max(self._sessions, key=lambda s: (s.shared(ids), not s.in_use), default=None)
+        shared = nearest.shared(ids) if nearest else 0
+        if nearest and not nearest.in_use and shared and 2 * shared >= len(nearest.ids):
+            session = nearest
+            self._sessions.remove(session)
+            shared = session.cache.rewind(shared)
+            if session.cache.capacity < capacity:
+                session.cache.grow(capacity)
+        else:
+            session = Session(self._new_cache(capacity))
+            shared = session.cache.copy(nearest.cache, shared) if nearest and shared else 0
+        session.in_use = True
+        session.ids = list(ids[:shared])
+        self._sessions.append(session)
+        self._keep_within(self._budget)
+        return session, shared
+
+    def give_back(self, session: Session) -> None:
+        """Its request has ended; its whole blocks wait for the next that begins with them."""
+        session.in_use = False
+        if not session.ids:
+            self._sessions.remove(session)
+        self._keep_within(self._budget)
+
+    def make_room(self, nbytes: int) -> None:
+        """Gives so many bytes back, as far as those in use allow."""
+        self._keep_within(self.nbytes - nbytes)
+
+    def _keep_within(self, budget: int) -> None:
+        for session in [s for s in self._sessions if not s.in_use]:
+            if self.nbytes <= budget and len(self._sessions) <= _MOST_SESSIONS:
+                return
+            self._sessions.remove(session)
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    count = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

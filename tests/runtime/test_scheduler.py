@@ -1,0 +1,231 @@
+"""Several requests on one model: everyone gets what he would get alone, and those in a hurry first."""
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runtime_support import write_llama
+
+from codellama.runtime import Engine, load_engine
+from codellama.runtime.generation import BLOCK
+from codellama.runtime.records import (
+    CompletionRequest,
+    InfillRequest,
+    Request,
+    Result,
+    Sampling,
+)
+from codellama.runtime.sessions import Sessions
+from codellama.runtime.speculate import MAX_DRAFT, PromptLookup
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose answers do not end by themselves."""
+    folder = tmp_path_factory.mktemp("deep")
+    model = write_llama(folder, positions=4096)
+    model.lm_head.weight.data[-6:] = 0
+    model.save_pretrained(folder)
+    return folder
+
+
+def _after(steps: int) -> Callable[[], bool]:
+    """Asks to cancel once it has been asked so often."""
+    asked = iter(range(10_000))
+    return lambda: next(asked) >= steps
+
+
+def _requests(count: int, seed: int) -> list[Request]:
+    chance = random.Random(seed)
+    text = "".join(chance.choice(["def ", "return ", "a", "b", "\n", "    "]) for _ in range(400))
+    found: list[Request] = []
+    for n in range(count):
+        start = chance.randrange(0, 300, 10)
+        sampling = Sampling(temperature=chance.choice([0.0, 0.0, 1.0]), top_p=0.9, seed=n)
+        size = chance.randint(1, 12)
+        if chance.random() < 0.5:
+            found.append(InfillRequest(text[: start + 60], text[start + 60 :], (), size, "psm", sampling))
+        else:
+            found.append(CompletionRequest(text[start : start + 80], size, sampling))
+    return found
+
+
+def test_together_as_one_by_one(deep: Path) -> None:
+    """A thousand requests from eight threads, some of them cancelled: the answers of one by one.
+
+    Afterwards no request is left behind, and no cache is in use.
+    """
+    requests = _requests(1000, seed=1)
+    alone = load_engine(str(deep), device="cpu", quantize="int8")
+    expected = [alone.run(request) for request in requests[::10]]
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    found: dict[int, Result] = {}
+    queue = list(enumerate(requests))
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        while queue:
+            try:
+                n, request = queue.pop()
+            except IndexError:
+                return
+            cancelled = _after(chance.randint(0, 6)) if chance.random() < 0.3 and n % 10 else lambda: False
+            found[n] = engine.run(request, cancelled)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 1000
+    assert [found[n].ids for n in range(0, 1000, 10)] == [result.ids for result in expected]
+    assert any(result.finish_reason == "cancelled" for result in found.values())
+    assert engine._scheduler.jobs == 0
+    assert engine._sessions.idle_bytes == engine._sessions.nbytes
+
+
+def test_a_completion_overtakes_an_answer(deep: Path) -> None:
+    """While an infill runs, a long answer that another thread drives stands still."""
+    engine = load_engine(str(deep), device="cpu")
+    engine.infill("def f(", "\n", max_tokens=1)  # what is made once is made
+    enough = threading.Event()
+    answered = 0
+
+    def answer() -> None:
+        nonlocal answered
+        for _ in engine.stream(CompletionRequest("ab\n" * 40, 3000), enough.is_set):
+            answered += 1
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        while answered < 3 and thread.is_alive():
+            thread.join(0.01)
+        before = answered
+        result = engine.infill("def f(", "\n", max_tokens=40)
+        during = answered - before
+        while answered < before + during + 3 and thread.is_alive():  # and then it goes on
+            thread.join(0.01)
+    finally:
+        enough.set()
+        thread.join()
+    assert len(result.ids) == 40
+    assert answered >= before + during + 3
+    assert during < 20, "only what ran before the infill was in flight"
+    assert engine._scheduler.jobs == 0
+
+
+def test_infills_decode_in_one_batch(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two completions at once share the model's steps, and get what they get alone."""
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    requests = [InfillRequest(text, "\n", (), 12) for text in ("def f(a, b", "return a")]
+    alone = [engine.run(request).ids for request in requests]
+    batches: list[int] = []
+    together = engine._model.together
+    monkeypatch.setattr(
+        engine._model, "together", lambda ids, caches: (batches.append(len(ids)), together(ids, caches))[1]
+    )
+    first, second = (engine.stream(request) for request in requests)
+    found: list[tuple[int, ...]] = []
+    pieces = next(first), next(second)  # both are in flight from here on
+    assert pieces
+    for stream in (first, second):
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                found.append(end.value.ids)
+                break
+    assert found == alone
+    assert 2 in batches
+
+
+def test_drafts_change_no_id(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text that repeats itself is drafted and accepted, and the ids are those without drafts."""
+    prompts = ["def a(b):\n    return b\n" * 6, "ab" * 50, "abde" * 30 + "x", "return a\n"]
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    drafted = [engine.complete(prompt, max_tokens=60) for prompt in prompts]
+    monkeypatch.setattr(PromptLookup, "draft", lambda self, most=MAX_DRAFT: [])
+    plain = [
+        load_engine(str(deep), device="cpu", quantize="int8").complete(p, max_tokens=60) for p in prompts
+    ]
+    assert [result.ids for result in drafted] == [result.ids for result in plain]
+    assert [round(r.stats.mean_logprob or 0, 4) for r in drafted] == [
+        round(r.stats.mean_logprob or 0, 4) for r in plain
+    ]
+
+
+def test_lookup_drafts_what_followed() -> None:
+    """The ids after the longest ending's last place; wrong guesses make it cautious, right ones bold."""
+    lookup = PromptLookup([1, 2, 3, 4, 5, 6, 9, 1, 2, 3])
+    assert lookup.draft() == [4, 5, 6, 9]
+    lookup.judged(4, 4)
+    assert lookup.draft() == [4, 5, 6, 9, 1, 2, 3]
+    assert lookup.draft(most=2) == [4, 5]
+    for _ in range(6):
+        lookup.judged(1, 0)
+    assert lookup.draft() in ([], [4])
+    assert PromptLookup([1, 2, 3]).draft() == []
+
+
+def _sessions(engine: Engine, budget: int) -> Sessions:
+    return Sessions(engine._model.new_cache, budget)
+
+
+def _prefilled(sessions: Sessions, ids: list[int], engine: Engine) -> int:
+    """Runs a prompt through the sessions as the scheduler does; returns what was reused."""
+    from codellama.runtime.generation import prefill
+
+    session, shared = sessions.take(ids, len(ids) + 1)
+    prefill(engine._model, session.cache, ids)
+    session.computed(ids)
+    sessions.give_back(session)
+    return shared
+
+
+def test_two_documents_keep_their_caches(deep: Path) -> None:
+    """Going to and fro between prompts that begin alike reuses each one's own blocks."""
+    engine = load_engine(str(deep), device="cpu")
+    sessions = _sessions(engine, 10**9)
+    head = [1] * BLOCK
+    first, second = head + [2] * (3 * BLOCK) + [5], head + [3] * (3 * BLOCK) + [5]
+    assert _prefilled(sessions, first, engine) == 0
+    assert _prefilled(sessions, second, engine) == BLOCK
+    assert _prefilled(sessions, first, engine) == 4 * BLOCK
+    assert _prefilled(sessions, second, engine) == 4 * BLOCK
+    assert len(sessions) == 2
+
+
+def test_the_longest_unused_session_goes_first(deep: Path) -> None:
+    """The budget is kept by giving back what waits longest; what is in use stays."""
+    engine = load_engine(str(deep), device="cpu")
+    one = engine._model.new_cache(2 * BLOCK)
+    size = one.keys.nbytes + one.values.nbytes
+    sessions = _sessions(engine, 2 * size)
+    prompts = [[n] * (BLOCK + 1) for n in range(1, 5)]
+    for ids in prompts:
+        _prefilled(sessions, ids, engine)
+    assert sessions.nbytes <= 2 * size
+    assert _prefilled(sessions, prompts[-1], engine) == BLOCK
+    assert _prefilled(sessions, prompts[0], engine) == 0
+    held = [sessions.take(ids, 2 * BLOCK)[0] for ids in prompts]
+    assert all(session.in_use for session in held)
+    assert len(sessions) == 4
+    for session in held:
+        sessions.give_back(session)
+    assert sessions.nbytes <= 2 * size
+
+
+def test_an_error_reaches_its_caller_and_frees_the_engine(
+    deep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong inside a step is raised where the request was made; the next one runs."""
+    engine = load_engine(str(deep), device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine._model), "forward", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.complete("ab", max_tokens=2)
+    assert len(engine.complete("ab", max_tokens=2).ids) == 2
+    assert engine._scheduler.jobs == 0
