@@ -171,6 +171,21 @@ def test_ids_that_no_embedding_has_are_given_up(shared_data: Path, tmp_path: Pat
         load_tokenizer(tmp_path)
 
 
+def test_an_id_for_pictures_is_given_up(tmp_path: Path) -> None:
+    """Llama 3.2's vision models have a piece behind the last that text embeds; an end would be missed."""
+    names = LLAMA3_NAMES | {"<|image|>": 10}
+    size = tiny_byte_level(tmp_path / "tokenizer.json", names, [("a", "b")])
+    (tmp_path / "config.json").write_text(f'{{"text_config": {{"vocab_size": {size - 1}}}}}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == size - 1
+    assert "<|image|>" not in tokenizer.control.names
+    assert tokenizer.decode(tokenizer.encode("a <|image|>")) == "a <|image|>"
+    assert max(tokenizer.stop_ids) == size - 2
+    (tmp_path / "config.json").write_text(f'{{"text_config": {{"vocab_size": {size - 2}}}}}')
+    with pytest.raises(CheckpointError, match=f"{size - 1} pieces.*embeds {size - 2}"):
+        load_tokenizer(tmp_path)
+
+
 def test_added_pieces_are_control_pieces(shared_data: Path, tmp_path: Path) -> None:
     """A chat model's own pieces behind Llama 2's: no text reaches them, and no answer shows them."""
     (tmp_path / "tokenizer.model").symlink_to(shared_data / "tokenizers" / "llama2.model")
@@ -205,10 +220,12 @@ def test_default_ids_of_a_configuration_end_nothing(tmp_path: Path) -> None:
 
 
 def test_long_runs_end(shared_data: Path) -> None:
-    """A hundred thousand of one character neither recurse nor hang."""
+    """A hundred thousand of one character neither recurse nor hang: cut at 25,000, as the reference does."""
     tokenizer = loaded(shared_data / "tokenizers" / "llama3.model")
     text = "^" * 100_000 + " " * 100_000
     assert tokenizer.decode(tokenizer.encode(text)) == text
+    part, rest = tokenizer.encode("^" * 25_000), tokenizer.encode("^" * 10_000)
+    assert tokenizer.encode("^" * 60_000) == [*part, *part, *rest]
 
 
 @pytest.mark.parametrize(

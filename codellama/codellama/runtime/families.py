@@ -6,7 +6,7 @@ of it was published (see `infill`).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 from codellama.runtime.config import ModelConfig
@@ -50,6 +50,12 @@ class ControlTokens:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", frozenset(self.names.values()))
 
+    @property
+    def used(self) -> frozenset[int]:
+        """Those that the runtime has a use for."""
+        framing = [astuple(part) for part in (self.infill, self.turns) if part]
+        return self.ends.union([self.bos, self.eos], *framing)
+
 
 # The pocket model: control tokens follow its ranks, in this order.
 POCKET_SPECIALS = ("<|bos|>", "<|eos|>", "<|pre|>", "<|suf|>", "<|mid|>", "<|eot|>")
@@ -76,9 +82,7 @@ LLAMA_SPACES = 259
 
 # Code Llama's 32,016 pieces: the control ids are 32007 up to 32015. The pieces 32000 to 32006 are parts
 # of them that ordinary text reaches (`Set <E>` holds 32005), and stay as the reference gives them.
-CODE_LLAMA_PIECES = 32_016
 CODE_LLAMA_INFILL = InfillTokens(pre=32_007, suf=32_008, mid=32_009, eot=32_010)
-CODE_LLAMA_CONTROL = range(32_007, 32_016)
 CODE_LLAMA_STEP = 32_015
 CODE_LLAMA_END = "▁<EOT>"
 CODE_LLAMA_NAMES = frozenset({"▁<PRE>", "▁<SUF>", "▁<MID>", *("▁" + "<EOT>" * n for n in range(1, 7))})
@@ -145,7 +149,7 @@ def trained_to_infill(config: ModelConfig, control: ControlTokens) -> Literal["y
     README says no and the model card yes; the base is known by its RoPE base. Llama 4's tokenizer has the
     pieces, and nothing published says that the models were trained with them.
     """
-    if control.infill is None or max(_ids(control.infill)) >= config.vocab_size:
+    if control.infill is None or max(astuple(control.infill)) >= config.vocab_size:
         return "no"
     shape = (config.dim, config.n_layers)
     if shape == (8192, 48):
@@ -153,10 +157,6 @@ def trained_to_infill(config: ModelConfig, control: ControlTokens) -> Literal["y
     if shape == (8192, 80) and config.rope_theta < 1e6:
         return "unsure"
     return "unsure" if "<|fim_prefix|>" in control.names else "yes"
-
-
-def _ids(infill: InfillTokens) -> tuple[int, int, int, int]:
-    return infill.pre, infill.suf, infill.mid, infill.eot
 
 
 def _numbered(named: tuple[str, ...], first: int, size: int) -> dict[str, int]:

@@ -4,7 +4,7 @@ Control ids never come from text: whoever needs one puts its id into the list (s
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -65,11 +65,11 @@ class Tokenizer(Protocol):
 class _Base:
     """What both kinds share: their pieces, and their control ids by role."""
 
-    def __init__(self, pieces: Sequence[bytes], control: ControlTokens, own: int | None = None) -> None:
-        """`own` is the number of ids that no model can do without; None for all of them."""
+    def __init__(self, pieces: Sequence[bytes], control: ControlTokens, own: int) -> None:
+        """`own` is the number of ids that no model can do without."""
         self.pieces = pieces
         self.vocab_size = max(len(pieces), max(control.ids, default=0) + 1)
-        self._own = own or self.vocab_size
+        self._own = own
         self._set_control(control)
 
     def _set_control(self, control: ControlTokens) -> None:
@@ -84,7 +84,8 @@ class _Base:
         """Gives up the control ids that a model of `embedded` embeddings does not have.
 
         Code Llama 34B and Python come with infill ids from 32000 on, behind their pieces, and 32000
-        embeddings. Raises CheckpointError, naming `source`, where more than such ids are missing.
+        embeddings; Llama 3.2's vision models with an id for pictures, which text does not embed. Raises
+        CheckpointError, naming `source`, where more than such ids are missing.
         """
         if self._own > embedded:
             raise CheckpointError(
@@ -94,7 +95,7 @@ class _Base:
         if self.vocab_size > embedded:
             names = {name: i for name, i in self.control.names.items() if i < embedded}
             infill = self.control.infill
-            if infill and max(infill.pre, infill.suf, infill.mid, infill.eot) >= embedded:
+            if infill and max(astuple(infill)) >= embedded:
                 infill = None
             ends = frozenset(i for i in self.control.ends if i < embedded)
             self._set_control(replace(self.control, names=names, ends=ends, infill=infill))
@@ -115,7 +116,8 @@ class BytePairTokenizer(_Base):
         split_and_merge: Callable[[str], list[int]],
         vocabulary: Callable[[], Vocabulary],
     ) -> None:
-        super().__init__(pieces, control)
+        ordinary = max((i for i, piece in enumerate(pieces) if piece), default=0)
+        super().__init__(pieces, control, 1 + max(ordinary, *control.used))
         self._encode, self._vocabulary = split_and_merge, vocabulary
 
     def encode(self, text: str) -> list[int]:
