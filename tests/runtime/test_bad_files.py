@@ -391,6 +391,20 @@ def test_other_pickles(bad: Callable[[str], Path]) -> None:
     refused(path, str(file), "1.6")
 
 
+def test_overlapping_storages(bad: Callable[[str], Path]) -> None:
+    """An archive whose directory gives two storages one place."""
+    path = bad("bin")
+    file = file_of(path)
+    raw = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        storages = [info for info in archive.infolist() if "/data/" in info.filename]
+    entry = raw.rindex(storages[-1].filename.encode()) - 46
+    assert raw[entry : entry + 4] == b"PK\x01\x02"
+    raw[entry + 42 : entry + 46] = struct.pack("<I", storages[0].header_offset)
+    file.write_bytes(raw)
+    refused(path, str(file), "overlap")
+
+
 def test_archives_without_end(bad: Callable[[str], Path]) -> None:
     """An archive that claims a directory larger than any."""
     path = bad("bin")
@@ -429,7 +443,7 @@ def test_contradictory_params(bad: Callable[[str], Path], changes: dict[str, Any
     path = bad("meta")
     params = path / "params.json"
     params.write_text(json.dumps(json.loads(params.read_text()) | changes))
-    refused(path, word)
+    refused(path, str(path), word)
 
 
 def test_ranks_that_differ(tmp_path: Path) -> None:
@@ -513,7 +527,7 @@ def test_absurd_gguf(bad: Callable[[str], Path], after: bytes, skip: int, conten
 def test_contradictory_gguf(bad: Callable[[str], Path], key: str, value: int, word: str) -> None:
     """The description against the tensors."""
     path = patch(bad("gguf"), key.encode(), 4, struct.pack("<I", value))
-    refused(path, str(path) if word != "heads" else "heads", word)
+    refused(path, str(path), word)
 
 
 def test_gguf_of_other_kinds(bad: Callable[[str], Path], tmp_path: Path) -> None:
@@ -523,6 +537,9 @@ def test_gguf_of_other_kinds(bad: Callable[[str], Path], tmp_path: Path) -> None
     refused(path, str(path), "qwen2")
     split = write_gguf(tmp_path / "split.gguf", make_llama(), entries={"split.count": 2})
     refused(split, str(split), "2 parts", "--merge")
+    for divisors in (torch.zeros(4), torch.ones(3)):
+        scaled = write_gguf(tmp_path / "scaled.gguf", make_llama(), divisors=divisors)
+        refused(scaled, str(scaled), "rotary")
     experts = write_gguf(tmp_path / "moe.gguf", make_llama(), entries={"llama.expert_count": 8})
     refused(experts, str(experts), "mixture of experts")
     refused(write_gguf(tmp_path / "t.gguf", make_llama(), pieces=273), "t.gguf", "273", "token_embd.weight")

@@ -1,5 +1,6 @@
 """What is told of the published models: their sizes, what they need, where they lie."""
 
+import os
 import re
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def test_models_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
     snapshot = hub / "models--codellama--CodeLlama-7b-hf" / "snapshots" / "abc"
     write_hugging_face(snapshot, make_llama())
+    older = write_hugging_face(snapshot.parent / "older", make_llama())
+    os.utime(older, (0, 0))
     write_hugging_face(folder / "mine", make_llama())
     (folder / "notes").mkdir()
     (folder / "bad.gguf").write_bytes(b"GGUF")

@@ -117,6 +117,17 @@ def test_sizes_are_those_that_are_told(tmp_path: Path, type_: str) -> None:
     assert total - spared == weight_bytes(config, precision)  # type: ignore[arg-type]
 
 
+def test_rows_that_no_block_divides(tmp_path: Path) -> None:
+    """Blocks have 32 weights: rows of 48 stay in float16, and the model is the same."""
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    write_hugging_face(tmp_path / "a", make_llama(**shape))
+    convert(tmp_path / "a", tmp_path / "b.gguf", "q8_0")
+    kinds = {t.name: t.dtype for t in read_header(tmp_path / "b.gguf").tensors}
+    assert (kinds["blk.0.ffn_up.weight"], kinds["blk.0.ffn_down.weight"]) == ("F16", "Q8_0")
+    expected = logits(tmp_path / "a")
+    assert (logits(tmp_path / "b.gguf") - expected).norm() < 0.02 * expected.norm()
+
+
 def test_half_precision_is_kept(tmp_path: Path) -> None:
     """Without a type the source's own is kept, bit for bit."""
     write_hugging_face(tmp_path / "a", make_llama().bfloat16())

@@ -1,5 +1,6 @@
 """The same model from every format: the same numbers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from formats_support import (
     write_meta,
     write_pickled,
 )
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -52,11 +54,20 @@ def logits_of(path: Path) -> Tensor:
     return logits
 
 
+def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Every tensor in the dtype that it is stored in (float32 where quantised)."""
+    tensors: dict[str, Tensor] = {}
+    for info in checkpoint.infos():
+        for place, block in checkpoint.blocks(info):
+            whole = tensors.setdefault(info.name, torch.empty(info.shape, dtype=block.dtype))
+            whole[place] = block
+    return tensors
+
+
 def assert_same_model(path: Path, like: LlamaForCausalLM, expected: Tensor) -> None:
     """Logits within 1e-4 of the reference, and every weight bit for bit."""
-    checkpoint = open_checkpoint(path)
     state = like.state_dict()
-    tensors = {info.name: tensor for info, tensor in checkpoint.tensors()}
+    tensors = tensors_of(open_checkpoint(path))
     ignored = {"lm_head.weight"} if like.config.tie_word_embeddings else set()
     assert tensors.keys() | ignored >= state.keys()
     for name in state.keys() - ignored:
@@ -69,6 +80,19 @@ def test_safetensors(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor, 
     """One file or several."""
     folder = write_hugging_face(tmp_path / "m", llama, shard)
     assert (shard == "1GB") != (folder / "model.safetensors.index.json").exists()
+    assert_same_model(folder, llama, expected)
+
+
+def test_the_index_tells_which_file_counts(tmp_path: Path, llama: LlamaForCausalLM, expected: Tensor) -> None:
+    """A tensor that a second file holds as well, and otherwise, is read from the file that is named."""
+    folder = write_hugging_face(tmp_path / "m", llama, "200KB")
+    places = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    files = sorted(set(places.values()))
+    for name, file in (("lm_head.weight", files[0]), ("model.layers.0.mlp.up_proj.weight", files[-1])):
+        assert places[name] != file
+        save_file(
+            load_file(folder / file) | {name: torch.zeros(llama.state_dict()[name].shape)}, folder / file
+        )
     assert_same_model(folder, llama, expected)
 
 
@@ -113,7 +137,7 @@ def test_gguf_quantised(tmp_path: Path, kind: str) -> None:
     llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1)
     file = write_gguf(tmp_path / "m.gguf", llama, kind)
     theirs = {t.name: t for t in gguf.GGUFReader(file).tensors}
-    ours = {info.name: tensor for info, tensor in open_checkpoint(file).tensors()}
+    ours = tensors_of(open_checkpoint(file))
     for name, tensor in (("mlp.down_proj", "ffn_down"), ("self_attn.v_proj", "attn_v")):
         stored = theirs[f"blk.0.{tensor}.weight"]
         whole = torch.from_numpy(gguf.quants.dequantize(stored.data, stored.tensor_type))

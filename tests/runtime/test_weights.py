@@ -100,6 +100,13 @@ def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None
     _refused(folder, "config.json")
 
 
+def test_a_description_without_end_is_not_read(folder: Path) -> None:
+    """A config.json larger than any, here a hole of a gigabyte."""
+    with (folder / "config.json").open("r+b") as file:
+        file.truncate(2**30)
+    _refused(folder, "config.json", "larger than any description")
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -114,13 +121,14 @@ def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None
         ({"rope_parameters": None, "rope_scaling": {"type": "spiral", "factor": 2.0}}, "spiral"),
         ({"rope_parameters": "default"}, "config.json"),
         ({"hidden_act": "swirl"}, "swirl"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
     ],
 )
 def test_a_config_of_another_model_is_refused(folder: Path, changes: dict[str, Any], word: str) -> None:
     """What the transformer does not compute is refused by name."""
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    _refused(folder, word)
+    _refused(folder, str(folder), word)
 
 
 def test_a_missing_key_is_named(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published models of the Llama family: names, shapes, terms, abilities. Free of torch.
+"""The published models of the Llama family: names, shapes, abilities. Free of torch.
 
 `codellama models list` and docs/models.md tell them. How a model is run stands in its checkpoint, never
 here.
@@ -26,21 +26,19 @@ _SIZES = {
     "70B": (8192, 80, 64, 8, 28672),
     "405B": (16384, 126, 128, 8, 53248),
 }
-_LLAMA2_TERMS = "Llama 2 Community License"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
     """One published model.
 
-    `name` is its name on the Hugging Face hub, `shape` its sizes and context (no rotary scaling), `terms`
-    its licence; `infill` is as `families.trained_to_infill` tells it.
+    `name` is its name on the Hugging Face hub, `shape` its sizes and context (no rotary scaling); `infill` is
+    as `families.trained_to_infill` tells it.
     """
 
     name: str
     family: str
     shape: ModelConfig
-    terms: str
     infill: Infill = "no"
     chat: bool = False
 
@@ -51,9 +49,8 @@ def known_models() -> tuple[KnownModel, ...]:
 
 
 def _llama1() -> Iterator[KnownModel]:
-    terms = "LLaMA licence: research only, weights on request from Meta"
     for size in ("7b", "13b", "30b", "65b"):
-        yield KnownModel(f"huggyllama/llama-{size}", "Llama 1", _shape(size, 32_000, 1e4, 2048), terms)
+        yield KnownModel(f"huggyllama/llama-{size}", "Llama 1", _shape(size, 32_000, 1e4, 2048))
 
 
 def _llama2() -> Iterator[KnownModel]:
@@ -61,7 +58,7 @@ def _llama2() -> Iterator[KnownModel]:
         shape = _shape(size, 32_000, 1e4, 4096)
         for variant in ("", "-chat"):
             name = f"meta-llama/Llama-2-{size}{variant}-hf"
-            yield KnownModel(name, "Llama 2", shape, _LLAMA2_TERMS, chat=bool(variant))
+            yield KnownModel(name, "Llama 2", shape, chat=bool(variant))
 
 
 def _code_llama() -> Iterator[KnownModel]:
@@ -75,7 +72,7 @@ def _code_llama() -> Iterator[KnownModel]:
             )
             infill: Infill = "no" if plain else "unsure" if short else "yes"
             name = f"codellama/CodeLlama-{size}{variant}-hf"
-            yield KnownModel(name, "Code Llama", shape, _LLAMA2_TERMS, infill, variant == "-Instruct")
+            yield KnownModel(name, "Code Llama", shape, infill, variant == "-Instruct")
 
 
 def _llama3() -> Iterator[KnownModel]:
@@ -88,8 +85,8 @@ def _llama3() -> Iterator[KnownModel]:
         for size in sizes:
             shape = _shape(size, 128_256, 5e5, context, tied=version == "3.2")
             for variant in variants:
-                name, terms = f"meta-llama/{stem}-{size}{variant}", f"Llama {version} Community License"
-                yield KnownModel(name, f"Llama {version}", shape, terms, chat=bool(variant))
+                name = f"meta-llama/{stem}-{size}{variant}"
+                yield KnownModel(name, f"Llama {version}", shape, chat=bool(variant))
 
 
 def _llama4() -> Iterator[KnownModel]:
@@ -99,8 +96,7 @@ def _llama4() -> Iterator[KnownModel]:
     ):
         for variant in ("", "-Instruct"):
             shape = _llama4_shape(experts, step, context if variant else 262_144)
-            name, terms = f"meta-llama/Llama-4-{stem}{variant}", "Llama 4 Community License"
-            yield KnownModel(name, "Llama 4", shape, terms, "unsure", bool(variant))
+            yield KnownModel(f"meta-llama/Llama-4-{stem}{variant}", "Llama 4", shape, "unsure", bool(variant))
 
 
 def _shape(size: str, vocabulary: int, theta: float, context: int, tied: bool = False) -> ModelConfig:

@@ -77,7 +77,6 @@ class ModelConfig:
     `rope_theta` the base of the rotary embedding (1e6 in Code Llama: arXiv 2308.12950, section 2.4).
     `rope_interleaved` says how the rows of q_proj and k_proj are ordered: pairs side by side, as Meta's
     files and Llama 4 have them, or, as Hugging Face's Llamas, all real parts before all imaginary ones.
-    `dtype` is the file's own, where it says so.
     """
 
     vocab_size: int
@@ -97,7 +96,6 @@ class ModelConfig:
     mlp_bias: bool = False
     llama4: Llama4 | None = None
     family: str = "llama"
-    dtype: str = ""
     can_infill: bool = False
     can_chat: bool = False
 
@@ -162,6 +160,11 @@ class ModelConfig:
                 f"{source} describes a {kind!r} model, and only {', '.join(map(repr, NATIVE))} are "
                 "understood: choose a Llama checkpoint."
             )
+        if data.get("quantization_config"):
+            raise CheckpointError(
+                f"{source} describes a quantised model, whose weights are not read: choose the unquantised "
+                "one, or a .gguf file."
+            )
         if kind == "llama4":  # text and vision; the text decoder has a table of its own
             text = data.get("text_config")
             if not isinstance(text, dict):
@@ -205,7 +208,6 @@ def _fields(data: dict[str, Any], source: str) -> dict[str, Any]:
         "mlp_bias": bool(data.get("mlp_bias", False)),
         "llama4": _llama4(data) if llama4 else None,
         "family": str(data.get("codellama_family", "llama4" if llama4 else "llama")),
-        "dtype": str(data.get("dtype") or data.get("torch_dtype") or ""),
     }
 
 

@@ -8,7 +8,6 @@ from typing import Literal
 from codellama.runtime.config import ModelConfig
 
 Precision = Literal["f32", "bf16", "q8_0", "q4_0"]
-PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "q8_0", "q4_0")
 
 # Bytes of 32 weights: a block of GGUF's Q8_0 or Q4_0 has a float16 scale beside them.
 _BLOCK_BYTES = {"f32": 128, "bf16": 64, "q8_0": 34, "q4_0": 18}

@@ -16,12 +16,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Only headers are read: opening costs milliseconds whatever the size.
     """
-    if (path / "config.json").is_file():
-        return HuggingFaceCheckpoint(path)
-    if (path / "params.json").is_file():
-        return MetaCheckpoint(path)
-    if path.is_file():
-        return GgufCheckpoint(path)
+    try:
+        if (path / "config.json").is_file():
+            return HuggingFaceCheckpoint(path)
+        if (path / "params.json").is_file():
+            return MetaCheckpoint(path)
+        if path.is_file():
+            return GgufCheckpoint(path)
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error  # sizes that contradict each other
     raise CheckpointError(
         f"{path} holds no checkpoint: name a folder with config.json (Hugging Face) or params.json "
         "(Meta), or a .gguf file."

@@ -16,7 +16,7 @@ from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
 from codellama.runtime.weights import mapped
 from codellama.runtime.weights.gguf import GgufTensor, read_header
 from codellama.runtime.weights.mapped import Extent, halves_from_pairs
-from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble, row_blocks
+from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, row_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,9 +69,6 @@ class GgufCheckpoint:
         for rows in row_blocks(tensor.shape, row_bytes, multiple):
             block = _read(self.path, tensor, rows, width)
             yield (rows,), halves_from_pairs(block, multiple) if turned else block
-
-    def tensors(self) -> "Iterator[tuple[TensorInfo, Tensor]]":
-        return assemble(self)
 
 
 def hugging_face_name(name: str) -> str | None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError
 from codellama.runtime.weights import mapped, pickled, safetensors
-from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble, read_json
+from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, read_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 # Llama 4's folders hold its text decoder under a name of its own, beside what sees pictures.
 _TEXT, _VISION = "language_model.", ("vision_model.", "multi_modal_projector.")
@@ -47,9 +47,6 @@ class HuggingFaceCheckpoint:
         if stored.name in self._pickled:
             return mapped.blocks(self._pickled[stored.name])
         return safetensors.blocks(stored)
-
-    def tensors(self) -> "Iterator[tuple[TensorInfo, Tensor]]":
-        return assemble(self)
 
     def _read(self, file: Path) -> list[TensorInfo]:
         if file.suffix != ".bin":

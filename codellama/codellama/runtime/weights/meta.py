@@ -16,7 +16,7 @@ from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
 from codellama.runtime.identify import usual_context
 from codellama.runtime.weights import mapped, pickled
 from codellama.runtime.weights.mapped import Extent
-from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, assemble, read_json
+from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,9 +84,6 @@ class MetaCheckpoint:
 
     def blocks(self, info: TensorInfo) -> Iterator[Block]:
         return self._parts[info.name].blocks(self._turned(info.name))
-
-    def tensors(self) -> "Iterator[tuple[TensorInfo, Tensor]]":
-        return assemble(self)
 
     def _check_ranks(self, ranks: int) -> None:
         """Query rows tell into how many files the model was split."""

@@ -63,24 +63,6 @@ class Checkpoint(Protocol):
         """
         ...
 
-    def tensors(self) -> Iterator[tuple[TensorInfo, "Tensor"]]:
-        """Every tensor, one at a time, in the dtype that it is stored in (float32 where quantised)."""
-        ...
-
-
-def assemble(checkpoint: Checkpoint) -> Iterator[tuple[TensorInfo, "Tensor"]]:
-    """`Checkpoint.tensors` from its blocks."""
-    import torch
-
-    for info in checkpoint.infos():
-        whole = None
-        for place, block in checkpoint.blocks(info):
-            if whole is None:
-                whole = torch.empty(info.shape, dtype=block.dtype)
-            whole[place] = block
-        if whole is not None:
-            yield info, whole
-
 
 def row_blocks(shape: tuple[int, ...], row_bytes: int, multiple: int = 1) -> Iterator[slice]:
     """Slices of the first dimension that cover `shape`, each of about BLOCK_BYTES, in `multiple` rows."""
