@@ -47,12 +47,13 @@ print((needs.fixed + needs.per_token * length) / (peak() - before))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-@pytest.mark.parametrize(("what", "length"), [("logits", 3000), ("generation", 6000)])
+@pytest.mark.parametrize(("what", "length"), [("logits", 3000), ("generation", 6000), ("generation", 128)])
 def test_the_sum_covers_what_is_taken(what: str, length: int) -> None:
-    """The estimate is no less than the measured peak, and less than two and a half times as much."""
+    """The estimate, with the tenth that is spared, is no less than the measured peak, and less than two and a
+    half times as much: for a long prompt, where the cache tells, and a short one, where a pass does."""
     command = [sys.executable, "-c", MEASURE, what, str(length)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 1 <= float(done.stdout) < 2.5
+    assert 0.9 <= float(done.stdout) < 2.5
 
 
 def _leave(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

@@ -198,6 +198,8 @@ def test_added_pieces_are_control_pieces(shared_data: Path, tmp_path: Path) -> N
     assert max(ids) < 32_000
     assert tokenizer.decode([*ids, 32_001]) == "<|im_start|>user"
     assert tokenizer.vocabulary.pieces[-2:] == ("<|im_start|>", "<|im_end|>")
+    (tmp_path / "config.json").write_text('{"vocab_size": 32000}')
+    assert load_tokenizer(tmp_path).stop_ids == {2}, "no model can say an id that it does not embed"
 
 
 def test_a_tokenizer_one_folder_up(shared_data: Path, tmp_path: Path) -> None:
