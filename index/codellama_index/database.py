@@ -39,6 +39,7 @@ def create(path: Path, fingerprint: str) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(schema.DDL)
             connection.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
+            connection.execute("INSERT INTO meta VALUES ('last_chunk', '0')")
             connection.execute(f"PRAGMA user_version = {schema.SCHEMA}")
             connection.commit()
         beside.replace(path)

@@ -15,25 +15,22 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from codellama_index.captures import Mention
-from codellama_index.extract import Extract
+from codellama_index.extract import Chunk, Extract
 from codellama_index.records import Span, Symbol
-from codellama_index.words import searchable
+from codellama_index.words import identifiers, searchable
 
 _LEVEL = 6
-# BM25 hardly tells a fourth occurrence of a word from a third; leaving it out saves a fifth of the index.
-_OCCURRENCES = 3
+# BM25 hardly tells a third occurrence of a word from a second; leaving it out saves a fifth of the index.
+_OCCURRENCES = 2
 _LONGEST_WORD, _LONGEST_NUMBER = 40, 4
 _NO_TOKEN = re.compile(r"[^\w$]")
 
 
-class PackedChunk(NamedTuple):
-    """A chunk as it is stored, with the words to find it by."""
+class Passage(NamedTuple):
+    """The words to find a chunk by."""
 
-    start_line: int
-    end_line: int
+    body: str
     name: str
-    body_words: str
-    name_words: str
 
 
 class Packed(NamedTuple):
@@ -45,7 +42,8 @@ class Packed(NamedTuple):
     symbols: bytes
     mentions: bytes
     tokens: str
-    chunks: tuple[PackedChunk, ...]
+    chunks: bytes
+    passages: tuple[Passage, ...]
 
 
 def pack(text: str, extract: Extract) -> Packed:
@@ -54,15 +52,12 @@ def pack(text: str, extract: Extract) -> Packed:
     # A method is found by the words of its class, and a function by the comment above it: neither stands
     # in its own lines.
     around = {(s.start_line, s.name): f"{s.scope}\n{s.docstring}" for s in extract.symbols}
-    chunks = tuple(
-        PackedChunk(
-            *chunk,
-            _words(
-                around.get((chunk.start_line, chunk.name), ""), lines[chunk.start_line - 1 : chunk.end_line]
-            ),
-            searchable(chunk.name),
+    passages = tuple(
+        Passage(
+            _words(around.get((start, name), ""), lines[start - 1 : end]),
+            searchable(name),
         )
-        for chunk in extract.chunks
+        for start, end, name in extract.chunks
     )
     names = dict.fromkeys(token(mention.name) for mention in extract.references)
     return Packed(
@@ -72,7 +67,8 @@ def pack(text: str, extract: Extract) -> Packed:
         pack_symbols(extract.symbols),
         pack_mentions(extract.references),
         " ".join(names),
-        chunks,
+        pack_chunks(extract.chunks),
+        passages,
     )
 
 
@@ -106,6 +102,26 @@ def unpack_symbols(path: str, packed: bytes) -> tuple[Symbol, ...]:
             *json.loads(zlib.decompress(packed)), strict=True
         )
     )
+
+
+def pack_chunks(chunks: Sequence[Chunk]) -> bytes:
+    """Chunks column by column: first lines since the last chunk's, lengths, names."""
+    if not chunks:
+        return b""
+    starts, ends, names = zip(*chunks, strict=True)
+    gaps = [start - last for last, start in zip((0, *starts), starts, strict=False)]
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    return zlib.compress(json.dumps([gaps, lengths, names], ensure_ascii=False).encode(), _LEVEL)
+
+
+@lru_cache(maxsize=1024)
+def unpack_chunks(packed: bytes) -> tuple[Chunk, ...]:
+    """The chunks in their order; raises ValueError or zlib.error where the bytes are damaged."""
+    if not packed:
+        return ()
+    gaps, lengths, names = json.loads(zlib.decompress(packed))
+    columns = zip(accumulate(gaps), lengths, names, strict=True)
+    return tuple(Chunk(start, start + length, name) for start, length, name in columns)
 
 
 def pack_mentions(mentions: Sequence[Mention]) -> bytes:
@@ -152,21 +168,25 @@ class Mentions:
 
 
 def _words(around: str, lines: Sequence[str]) -> str:
+    """The words of a passage, each once or twice, like beside like: a second place costs one byte then."""
     body = "\n".join(lines)
     said = [line for line in around.splitlines() if line not in body]
-    return _capped(searchable("\n".join([*said, body])))
+    counts: dict[str, int] = {}
+    for identifier, times in Counter(identifiers("\n".join([*said, body]))).items():
+        for word in _telling(identifier):
+            counts[word] = counts.get(word, 0) + times
+    return " ".join(
+        [word if n == 1 else " ".join([word] * min(n, _OCCURRENCES)) for word, n in counts.items()]
+    )
 
 
-def _capped(words: str) -> str:
-    """The words worth finding a passage by: no lone letters, no long numbers, no data, none too often."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for word in words.split():
-        if 1 < len(word) <= (_LONGEST_NUMBER if word.isdigit() else _LONGEST_WORD):
-            seen[word] += 1
-            if seen[word] <= _OCCURRENCES:
-                kept.append(word)
-    return " ".join(kept)
+@lru_cache(maxsize=1 << 16)
+def _telling(identifier: str) -> tuple[str, ...]:
+    """Its words that are worth finding a passage by: no lone letters, no long numbers, no data."""
+    words = searchable(identifier).split()
+    return tuple(
+        word for word in words if 1 < len(word) <= (_LONGEST_NUMBER if word.isdigit() else _LONGEST_WORD)
+    )
 
 
 def _gaps(numbers: Sequence[int]) -> "array[int]":

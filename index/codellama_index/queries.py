@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codellama_index.database import Damaged
-from codellama_index.packed import Mentions, token, unpack_symbols
+from codellama_index.packed import Mentions, token, unpack_chunks, unpack_symbols
 from codellama_index.records import Reference, Span, Symbol
 from codellama_index.store import Store
 
@@ -204,16 +204,24 @@ class Queries:
         found: list[FoundChunk] = []
         for first in range(0, len(rows), 500):
             part = dict(rows[first : first + 500])
-            chunks = self._mine(
-                "SELECT c.id, f.path, c.start_line, c.end_line, c.name FROM chunk c"
-                " JOIN file f ON f.blob = c.blob AND f.skip = ''"
-                + _MINE
-                + f" WHERE c.id IN ({', '.join('?' * len(part))})",
-                *part,
+            # CROSS JOIN: numbers first, then each one's content, then the files that have it.
+            contents = self._store.rows(
+                f"WITH wanted (id) AS (VALUES {', '.join(['(?)'] * len(part))})"
+                " SELECT wanted.id, wanted.id - b.first_chunk, f.path, p.chunks FROM wanted CROSS JOIN blob b"
+                " ON b.first_chunk = (SELECT max(first_chunk) FROM blob"
+                " WHERE chunks > 0 AND first_chunk <= wanted.id)"
+                " AND b.chunks > 0 AND wanted.id < b.first_chunk + b.chunks"
+                " CROSS JOIN packed p ON p.blob = b.id CROSS JOIN file f ON f.blob = b.id AND f.skip = ''"
+                + _MINE,
+                (*part, self._store.worktree),
             )
-            ordered = sorted(chunks, key=lambda chunk: (part[chunk[0]], chunk[1:3]))
+            with _unpacking():
+                chunks = [
+                    (part[n], path, unpack_chunks(packed)[place]) for n, place, path, packed in contents
+                ]
             found += [
-                FoundChunk(path, start, end, name, part[number]) for number, path, start, end, name in ordered
+                FoundChunk(path, *chunk, bm25)
+                for bm25, path, chunk in sorted(chunks, key=lambda row: (row[0], row[1], row[2][0]))
             ]
         return found
 
@@ -249,7 +257,7 @@ class Queries:
 def _unpacking() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, zlib.error, EOFError) as error:
+    except (ValueError, TypeError, LookupError, zlib.error, EOFError) as error:
         raise Damaged(str(error)) from error
 
 

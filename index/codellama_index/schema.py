@@ -2,12 +2,14 @@
 
 What was extracted from a file's content is keyed by the content's hash (`blob`), so that switching
 branches only links other blobs; `file` rows belong to one worktree. The bulk is packed (see `packed`):
-a blob's symbols and references are one compressed value each, and what finds them are two contentless
-full-text tables. `text` holds the chunks' words, the body in its first column, since every other column
-costs two bytes a word; `mention` holds the names that a blob refers to.
+a blob's symbols, references and chunks are one compressed value each, and what finds them are two
+contentless full-text tables. `text` holds the chunks' words, the body in its first column, since every
+other column costs two bytes a word; `mention` holds the names that a blob refers to. A chunk's number is
+its blob's `first_chunk` and its place among the blob's chunks.
 
-A contentless table cannot forget a row in SQLite 3.40: chunk ids are never used twice, words of deleted
-chunks are found no more, and `Store.garbage` tells when a new database is due.
+A contentless table cannot forget a row in SQLite 3.40: chunks' numbers are never used twice (`meta` holds
+the last one given), words of deleted chunks are found no more, and `Store.garbage` tells when a new
+database is due.
 """
 
 import hashlib
@@ -15,6 +17,7 @@ import importlib.metadata
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from codellama_index.languages import languages, query_source, wheels
@@ -22,7 +25,7 @@ from codellama_index.languages import languages, query_source, wheels
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-SCHEMA = 4
+SCHEMA = 5
 # The modules on whose text it depends what is extracted from a content.
 _EXTRACTING = ("captures", "extract", "languages", "packed", "refusal", "symbols", "words")
 
@@ -37,6 +40,7 @@ CREATE TABLE blob (
     id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, skip TEXT NOT NULL,
     imports TEXT NOT NULL, symbols INTEGER NOT NULL, first_chunk INTEGER NOT NULL, chunks INTEGER NOT NULL
 );
+CREATE INDEX blob_by_chunk ON blob (first_chunk) WHERE chunks > 0;
 CREATE TABLE file (
     worktree INTEGER NOT NULL REFERENCES worktree, path TEXT NOT NULL, blob INTEGER REFERENCES blob,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
@@ -52,10 +56,9 @@ CREATE TABLE symbol_rank (
     worktree INTEGER NOT NULL REFERENCES worktree, path TEXT NOT NULL, name TEXT NOT NULL, rank REAL NOT NULL,
     PRIMARY KEY (worktree, path, name)
 ) WITHOUT ROWID;
-CREATE TABLE packed (blob INTEGER PRIMARY KEY REFERENCES blob, symbols BLOB NOT NULL, mentions BLOB NOT NULL);
-CREATE TABLE chunk (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, blob INTEGER NOT NULL REFERENCES blob, start_line INTEGER NOT NULL,
-    end_line INTEGER NOT NULL, name TEXT NOT NULL
+CREATE TABLE packed (
+    blob INTEGER PRIMARY KEY REFERENCES blob, symbols BLOB NOT NULL, mentions BLOB NOT NULL,
+    chunks BLOB NOT NULL DEFAULT x''
 );
 CREATE VIRTUAL TABLE text USING fts5 (body, name, content = '', tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE mention USING fts5 (
@@ -91,6 +94,26 @@ def _add_progress(connection: "Connection") -> None:
     """How far a worktree is; what was built before is taken as incomplete, and looked through once more."""
     for column in ("complete", "changed"):
         connection.execute(f"ALTER TABLE worktree ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
+@migration(to=5)
+def _pack_chunks(connection: "Connection") -> None:
+    """A content's chunks in one value: as rows they took a tenth of the database."""
+    from codellama_index.extract import Chunk
+    from codellama_index.packed import pack_chunks
+
+    connection.execute("ALTER TABLE packed ADD COLUMN chunks BLOB NOT NULL DEFAULT x''")
+    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
+    connection.execute("INSERT INTO meta VALUES ('last_chunk', ?)", (str(last),))
+    rows = connection.execute("SELECT blob, start_line, end_line, name FROM chunk ORDER BY id").fetchall()
+    for blob, chunks in groupby(rows, key=lambda row: row[0]):
+        packed = pack_chunks([Chunk(*row[1:]) for row in chunks])
+        connection.execute(
+            "INSERT OR IGNORE INTO packed (blob, symbols, mentions) VALUES (?, x'', x'')", (blob,)
+        )
+        connection.execute("UPDATE packed SET chunks = ? WHERE blob = ?", (packed, blob))
+    connection.execute("DROP TABLE chunk")
+    connection.execute("CREATE INDEX blob_by_chunk ON blob (first_chunk) WHERE chunks > 0")
 
 
 @cache

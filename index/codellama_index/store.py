@@ -155,8 +155,9 @@ class Store:
     def add_blob(self, digest: bytes, skip: str, packed: Packed) -> int:
         """Stores what was extracted from a content; inside `atomic`."""
         connection = self._local.writing
-        (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
-        values = (digest, packed.size, skip, packed.imports, len(packed.names), last + 1, len(packed.chunks))
+        (last,) = connection.execute("SELECT value FROM meta WHERE key = 'last_chunk'").fetchone()
+        first = int(last) + 1
+        values = (digest, packed.size, skip, packed.imports, len(packed.names), first, len(packed.passages))
         blob: int = connection.execute(
             "INSERT INTO blob (hash, bytes, skip, imports, symbols, first_chunk, chunks)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -165,18 +166,17 @@ class Store:
         connection.executemany(
             "INSERT INTO symbol VALUES (?, ?, ?)", [(name, blob, n) for n, name in enumerate(packed.names)]
         )
-        if packed.symbols or packed.mentions:
-            connection.execute("INSERT INTO packed VALUES (?, ?, ?)", (blob, packed.symbols, packed.mentions))
+        columns = (packed.symbols, packed.mentions, packed.chunks)
+        if any(columns):
+            connection.execute("INSERT INTO packed VALUES (?, ?, ?, ?)", (blob, *columns))
         if packed.tokens:
             connection.execute("INSERT INTO mention (rowid, names) VALUES (?, ?)", (blob, packed.tokens))
-        numbered = list(enumerate(packed.chunks, start=last + 1))
-        connection.executemany(
-            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?)",
-            [(n, blob, c.start_line, c.end_line, c.name) for n, c in numbered],
-        )
         connection.executemany(
             "INSERT INTO text (rowid, body, name) VALUES (?, ?, ?)",
-            [(n, c.body_words, c.name_words) for n, c in numbered],
+            [(n, *passage) for n, passage in enumerate(packed.passages, start=first)],
+        )
+        connection.execute(
+            "UPDATE meta SET value = ? WHERE key = 'last_chunk'", (str(first + len(packed.passages) - 1),)
         )
         return blob
 
@@ -243,15 +243,15 @@ class Store:
         (total,) = connection.execute("SELECT count(*) FROM blob").fetchone()
         if unused * 2 <= total:
             return
-        for table in ("chunk", "symbol", "packed"):
+        for table in ("symbol", "packed"):
             connection.execute(f"DELETE FROM {table} WHERE blob IN ({orphans})")
         connection.execute(f"DELETE FROM blob WHERE id IN ({orphans})")
 
     def garbage(self) -> float:
         """The share of the searched chunks that are deleted and only take room."""
-        rows = self.rows("SELECT (SELECT count(*) FROM chunk), (SELECT max(seq) FROM sqlite_sequence)")
+        rows = self.rows("SELECT (SELECT sum(chunks) FROM blob), value FROM meta WHERE key = 'last_chunk'")
         live, given = rows[0] if rows else (0, 0)
-        return 1 - live / given if given else 0.0
+        return 1 - (live or 0) / int(given) if int(given) else 0.0
 
     def set_ranks(self, files: Mapping[str, float], symbols: Mapping[tuple[str, str], float]) -> None:
         """Stores each file's rank, and those of the most central (file, symbol); inside `atomic`."""

@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 
 from codellama_index.extract import Extract, decode, extract
 from codellama_index.languages import language_of
-from codellama_index.packed import Packed, PackedChunk, pack
+from codellama_index.packed import Packed, Passage, pack
 from codellama_index.refusal import by_content
 from codellama_index.walk import FoundFile
 
@@ -249,7 +249,7 @@ class Pool:
 def _named(plain: tuple[Any, ...]) -> Packed:
     """A Packed out of the plain tuples that came through the pipe."""
     packed = Packed._make(plain)
-    return packed._replace(chunks=tuple(map(PackedChunk._make, packed.chunks)))
+    return packed._replace(passages=tuple(map(Passage._make, packed.passages)))
 
 
 def _end(worker: _Worker) -> None:
@@ -297,7 +297,7 @@ def _main(root: str, deadline_s: float) -> None:
                 signal.alarm(int(2 * deadline_s) + 1)
             digest, skip, packed, gone = _read(root, path)
             # marshal takes plain tuples only.
-            plain: Any = (*packed[:-1], tuple(map(tuple, packed.chunks)))
+            plain: Any = (*packed[:-1], tuple(map(tuple, packed.passages)))
             _transmit(answers, marshal.dumps((digest, skip, plain, gone)))
         if hasattr(signal, "alarm"):
             signal.alarm(0)

@@ -7,9 +7,21 @@ import pytest
 from index_support import facts, write
 
 from codellama_index import Index, open_index, schema
+from codellama_index.packed import unpack_chunks
 
 # What each version had less than the next, undone on a database of today.
 UNDO = {
+    4: """DROP INDEX blob_by_chunk;
+        CREATE TABLE chunk (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, blob INTEGER NOT NULL REFERENCES blob,
+            start_line INTEGER NOT NULL, end_line INTEGER NOT NULL, name TEXT NOT NULL
+        );
+        INSERT INTO chunk SELECT b.first_chunk + c.place, b.id, c.start_line, c.end_line, c.name
+            FROM blob b JOIN unpacked c ON c.blob = b.id;
+        DROP TABLE unpacked;
+        DELETE FROM meta WHERE key = 'last_chunk';
+        ALTER TABLE packed DROP COLUMN chunks;
+        DELETE FROM packed WHERE symbols = x'' AND mentions = x'';""",
     3: "ALTER TABLE worktree DROP COLUMN complete; ALTER TABLE worktree DROP COLUMN changed;",
     2: "DROP TABLE symbol_rank;",
 }
@@ -19,12 +31,22 @@ TABLES = Path(__file__).parents[1] / "data" / "schema"
 def tables(database: Path) -> list[str]:
     """Each table's and index's columns, in whatever words they were declared."""
     connection = sqlite3.connect(database)
-    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
+    # `sqlite_sequence` stays once there was a table with AUTOINCREMENT, and cannot be dropped.
+    every = "SELECT name FROM sqlite_master WHERE name <> 'sqlite_sequence' ORDER BY name"
+    names = [row[0] for row in connection.execute(every)]
     described = [
         f"{name}: {[row[1:] for row in connection.execute(f'PRAGMA table_info({name})')]}" for name in names
     ]
     connection.close()
     return described
+
+
+def unpack(connection: sqlite3.Connection) -> None:
+    """Puts the chunks beside their packed values, since SQL cannot unpack them."""
+    connection.execute("CREATE TABLE unpacked (blob, place, start_line, end_line, name)")
+    for blob, packed in connection.execute("SELECT blob, chunks FROM packed").fetchall():
+        rows = [(blob, place, *chunk) for place, chunk in enumerate(unpack_chunks(packed))]
+        connection.executemany("INSERT INTO unpacked VALUES (?, ?, ?, ?, ?)", rows)
 
 
 @pytest.mark.parametrize("version", range(2, schema.SCHEMA))
@@ -39,6 +61,7 @@ def test_older_tables_are_migrated(repository: Path, opened: Index, tmp_path: Pa
     assert today is not None
     expected = tables(today)
     connection = sqlite3.connect(today)
+    unpack(connection)
     for step in range(schema.SCHEMA - 1, version - 1, -1):
         connection.executescript(UNDO[step])
     connection.execute(f"PRAGMA user_version = {version}")
