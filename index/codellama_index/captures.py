@@ -6,6 +6,7 @@ siblings: tree-sitter answers those by descending from the root, which makes lar
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -28,12 +29,26 @@ _BARE = re.compile(rb"(?:[\[\](){}<>,;]\s?){2000}")
 
 
 class Mention(NamedTuple):
-    """A use of a name: its 1-based line and its bytes (a tuple: there are hundreds of thousands)."""
+    """A use of a name: its 1-based line and its first byte."""
 
     name: str
     line: int
     start: int
-    end: int
+
+
+@dataclass(slots=True)
+class Mentions:
+    """Uses of names in the order of their bytes, column by column: there are hundreds of thousands."""
+
+    names: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Mention]:
+        return map(Mention, self.names, self.lines, self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
 
 class Definition(NamedTuple):
@@ -69,7 +84,7 @@ class Captures:
 
     clauses: bool = False
     definitions: list[Definition] = field(default_factory=list)
-    references: list[Mention] = field(default_factory=list)
+    references: Mentions = field(default_factory=Mentions)
     imports: list[str] = field(default_factory=list)
     regions: dict[str, list[Region]] = field(default_factory=dict)
 
@@ -91,7 +106,8 @@ def captures(language: str, source: bytes) -> Captures:
     names = {definition.name_start for definition in found.definitions}
     found.references = _mentions(uses.pop("reference", []), names, source)
     if hidden:
-        found.references = sorted([*found.references, *hidden], key=lambda mention: mention.start)
+        every = sorted([*found.references, *hidden], key=lambda mention: mention.start)
+        found.references = Mentions(*map(list, zip(*every, strict=True)))
     imports = sorted(uses.pop("import", ()), key=lambda node: node.start_byte)
     found.imports = [_text(node, source).strip("\"'<>`") for node in imports]
     for capture, nodes in uses.items():
@@ -105,17 +121,18 @@ def captures(language: str, source: bytes) -> Captures:
 def syntax_tree(language: str, source: bytes) -> "Tree | None":
     """The tree of a source, or None where the grammar did not come to an end with it in time."""
 
+    parser = _parser(language)
+    if len(source) <= _LARGE:  # it ends soon with any grammar, and asking costs a fifth
+        return parser.parse(source)
+    deadline, soonest = time.process_time() + _CPU_SECONDS, time.monotonic() + _CPU_SECONDS
+    calls = count()
+
     def read(start: int, _: object) -> bytes:
         return source[start : start + _PIECE]
 
-    parser = _parser(language)
-    if len(source) <= _LARGE:  # it ends soon with any grammar, and asking costs a fifth
-        return parser.parse(read)
-    deadline = time.process_time() + _CPU_SECONDS
-    calls = count()
-
     def is_late(*_: object) -> bool:
-        return not next(calls) % 32 and time.process_time() > deadline
+        # Processor time is slow to ask for, and never ahead of the clock on the wall.
+        return not next(calls) % 32 and time.monotonic() > soonest and time.process_time() > deadline
 
     try:
         return parser.parse(read, progress_callback=is_late)
@@ -137,7 +154,7 @@ def _hidden(noise: tuple[re.Pattern[bytes], ...], source: bytes) -> tuple[bytes,
     for start, end in matches:
         quiet[start:end] = b" " * (end - start)
         line, counted = line + source.count(b"\n", counted, start), start
-        hidden.append(Mention(source[start:end].decode("utf-8", "replace"), line, start, end))
+        hidden.append(Mention(source[start:end].decode("utf-8", "replace"), line, start))
     return bytes(quiet), hidden
 
 
@@ -214,18 +231,14 @@ def _body(node: "Node") -> "Node | None":
     return body
 
 
-def _mentions(nodes: list["Node"], names: set[int], source: bytes) -> list[Mention]:
-    # In the order of their bytes: captures come in the order of a hash table.
+def _mentions(nodes: list["Node"], names: set[int], source: bytes) -> Mentions:
+    # Captures come in the order of a hash table.
     by_start = {node.start_byte: node for node in nodes}
-    nodes = [by_start[start] for start in sorted(by_start.keys() - names)]
-    starts = [node.start_byte for node in nodes]
-    ends = [node.end_byte for node in nodes]
-    lines = [node.start_point[0] + 1 for node in nodes]
-    raw = [source[start:end] for start, end in zip(starts, ends, strict=True)]
+    starts = sorted(by_start.keys() - names)
+    nodes = [by_start[start] for start in starts]
+    raw = [source[start : node.end_byte] for start, node in zip(starts, nodes, strict=True)]
     known = {name: name.decode("utf-8", "replace") for name in set(raw)}
-    return [
-        *map(Mention._make, zip(map(known.__getitem__, raw), lines, starts, ends, strict=True)),
-    ]
+    return Mentions([known[name] for name in raw], [node.start_point[0] + 1 for node in nodes], starts)
 
 
 def _text(node: "Node", source: bytes) -> str:

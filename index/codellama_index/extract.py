@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from codellama_index.captures import Mention, captures
+from codellama_index.captures import Mentions, captures
 from codellama_index.languages import language_of
 from codellama_index.records import Symbol
 from codellama_index.symbols import symbols
@@ -35,7 +35,7 @@ class Extract:
     """All that the index keeps of one file's content."""
 
     symbols: tuple[Symbol, ...]
-    references: tuple[Mention, ...]
+    references: Mentions
     imports: tuple[str, ...]
     chunks: tuple[Chunk, ...]
 
@@ -62,12 +62,12 @@ def extract(path: str, text: str) -> Extract:
         lines.pop()
     language = language_of(path, text)
     if language is None:
-        return Extract((), (), (), tuple(_chunks((), lines)))
+        return Extract((), Mentions(), (), tuple(_chunks((), lines)))
     source = text.encode("utf-8", "replace")
     found = captures(language, source)
     defined = tuple(symbols(path, source, found))
     imports = tuple(dict.fromkeys(name for name in found.imports if name))
-    return Extract(defined, tuple(found.references), imports, tuple(_chunks(defined, lines)))
+    return Extract(defined, found.references, imports, tuple(_chunks(defined, lines)))
 
 
 def _chunks(symbols: tuple[Symbol, ...], lines: list[str]) -> Iterator[Chunk]:

@@ -11,10 +11,11 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
+from operator import sub
 from typing import NamedTuple
 
-from codellama_index.captures import Mention
+from codellama_index.captures import Mentions
 from codellama_index.extract import Chunk, Extract
 from codellama_index.records import Span, Symbol
 from codellama_index.words import identifiers, searchable
@@ -59,7 +60,7 @@ def pack(text: str, extract: Extract) -> Packed:
         )
         for start, end, name in extract.chunks
     )
-    names = dict.fromkeys(token(mention.name) for mention in extract.references)
+    names = dict.fromkeys(map(token, dict.fromkeys(extract.references.names)))
     return Packed(
         len(text.encode("utf-8", "replace")),
         "\n".join(extract.imports),
@@ -124,21 +125,19 @@ def unpack_chunks(packed: bytes) -> tuple[Chunk, ...]:
     return tuple(Chunk(start, start + length, name) for start, length, name in columns)
 
 
-def pack_mentions(mentions: Sequence[Mention]) -> bytes:
+def pack_mentions(mentions: Mentions) -> bytes:
     """References as three arrays: which name, bytes since the last one's start, lines since the last one."""
     if not mentions:
         return b""
-    ordered = sorted(mentions, key=lambda mention: mention.start)
-    numbers: dict[str, int] = {}
-    which = array("I", [numbers.setdefault(mention.name, len(numbers)) for mention in ordered])
-    starts = _gaps([mention.start for mention in ordered])
-    lines = _gaps([mention.line for mention in ordered])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(mentions.names))}
+    which = array("I", map(numbers.__getitem__, mentions.names))
+    starts, lines = _gaps(mentions.starts), _gaps(mentions.lines)
     names = json.dumps(list(numbers), ensure_ascii=False).encode()
-    head = array("I", [len(names), len(ordered)]).tobytes()
+    head = array("I", [len(names), len(mentions)]).tobytes()
     return zlib.compress(head + names + _planes(which) + _planes(starts) + _planes(lines), _LEVEL)
 
 
-class Mentions:
+class UnpackedMentions:
     """One content's references, unpacked; raises ValueError or zlib.error where they are damaged."""
 
     def __init__(self, packed: bytes) -> None:
@@ -190,7 +189,7 @@ def _telling(identifier: str) -> tuple[str, ...]:
 
 
 def _gaps(numbers: Sequence[int]) -> "array[int]":
-    return array("I", [b - a for a, b in zip([0, *numbers], numbers, strict=False)])
+    return array("I", map(sub, numbers, chain((0,), numbers)))
 
 
 def _planes(numbers: "array[int]") -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codellama_index.database import Damaged
-from codellama_index.packed import Mentions, token, unpack_chunks, unpack_symbols
+from codellama_index.packed import UnpackedMentions, token, unpack_chunks, unpack_symbols
 from codellama_index.records import Reference, Span, Symbol
 from codellama_index.store import Store
 
@@ -197,7 +197,7 @@ class Queries:
         )
         with _unpacking():
             for path, packed in rows:
-                yield path, Mentions(packed).counts()
+                yield path, UnpackedMentions(packed).counts()
 
     def _linked(self, rows: Sequence[tuple[int, float]]) -> list[FoundChunk]:
         """The chunks of these rows that a file of this worktree has, in the rows' order."""
@@ -225,10 +225,10 @@ class Queries:
             ]
         return found
 
-    def _mentions(self, blob: int) -> Mentions:
+    def _mentions(self, blob: int) -> UnpackedMentions:
         rows = self._store.rows("SELECT mentions FROM packed WHERE blob = ?", (blob,))
         with _unpacking():
-            return Mentions(rows[0][0] if rows else b"")
+            return UnpackedMentions(rows[0][0] if rows else b"")
 
     def _symbols(self, where: str, *values: object, limit: int = -1) -> list[Symbol]:
         # CROSS JOIN: names first. By files first, each file would look through all names.

@@ -20,12 +20,23 @@ _SECRET_NAME = re.compile(
     re.I,
 )
 _EXAMPLE = re.compile(r"\.(example|sample|template|dist|pub)$", re.I)
-_SECRET_TEXT = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----(\s|\\n)*[A-Za-z0-9+/=]{40}|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bgithub_pat_[A-Za-z0-9_]{60,}|\bglpat-[A-Za-z0-9_-]{20}\b"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{20,}|\bsk_live_[A-Za-z0-9]{20,}|\bAIza[A-Za-z0-9_-]{35}\b"
-    r"|\bsk-ant-[A-Za-z0-9_-]{30,}|\bnpm_[A-Za-z0-9]{36}\b"
-)
+# By what every such secret holds: looking for plain strings takes a tenth of the time.
+_SECRET_TEXT = {
+    mark: re.compile(pattern)
+    for mark, pattern in {
+        "PRIVATE KEY-----": r"-----BEGIN [A-Z ]*PRIVATE KEY-----(\s|\\n)*[A-Za-z0-9+/=]{40}",
+        "AKIA": r"\bAKIA[0-9A-Z]{16}\b",
+        "ASIA": r"\bASIA[0-9A-Z]{16}\b",
+        **{f"gh{kind}_": rf"\bgh{kind}_[A-Za-z0-9]{{36}}\b" for kind in "pousr"},
+        "github_pat_": r"\bgithub_pat_[A-Za-z0-9_]{60,}",
+        "glpat-": r"\bglpat-[A-Za-z0-9_-]{20}\b",
+        "xox": r"\bxox[abprs]-[A-Za-z0-9-]{20,}",
+        "sk_live_": r"\bsk_live_[A-Za-z0-9]{20,}",
+        "AIza": r"\bAIza[A-Za-z0-9_-]{35}\b",
+        "sk-ant-": r"\bsk-ant-[A-Za-z0-9_-]{30,}",
+        "npm_": r"\bnpm_[A-Za-z0-9]{36}\b",
+    }.items()
+}
 _GENERATED_NAME = re.compile(
     r"(^|/)(package-lock\.json|yarn\.lock|pnpm-lock\.yaml|poetry\.lock|uv\.lock|Cargo\.lock|go\.sum|Gemfile\.lock"
     r"|composer\.lock|Pipfile\.lock)$|\.(pb\.go|pb\.cc|pb\.h|g\.dart|designer\.cs)$|_pb2(_grpc)?\.pyi?$"
@@ -59,7 +70,7 @@ def by_content(path: str, text: str | None) -> str:
     """Why a file's content is left out, or ""; a text of None is binary."""
     if text is None:
         return "binary"
-    if _SECRET_TEXT.search(text):
+    if any(mark in text and pattern.search(text) for mark, pattern in _SECRET_TEXT.items()):
         return "holds a secret"
     if _is_minified(path, text):
         return "minified"

@@ -136,10 +136,21 @@ class Store:
 
     def files(self) -> dict[str, StoredFile]:
         """All files of this worktree by path."""
+        return self._files("", ())
+
+    def files_at(self, paths: Iterable[str]) -> dict[str, StoredFile]:
+        """Those of these files, and in these folders."""
+        found: dict[str, StoredFile] = {}
+        for path in paths:
+            found |= self._files(" AND path = ?", (path,))
+            found |= self._files(" AND path > ? AND path < ?", (f"{path}/", f"{path}0"))  # "0" follows "/"
+        return found
+
+    def _files(self, where: str, values: tuple[str, ...]) -> dict[str, StoredFile]:
         rows = self.rows(
-            "SELECT path, size, mtime_ns, ctime_ns, inode, skip, blob FROM file f"
-            " JOIN worktree w ON w.id = f.worktree WHERE w.root = ?",
-            (self.worktree,),
+            "SELECT path, size, mtime_ns, ctime_ns, inode, skip, blob FROM worktree w"
+            f" CROSS JOIN file f ON f.worktree = w.id WHERE w.root = ?{where}",
+            (self.worktree, *values),
         )
         return {row[0]: StoredFile(*row) for row in rows}
 

@@ -81,13 +81,12 @@ def sync(
 def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
     """Re-reads these files and folders now, such as a file that was saved; ranks stay as they are."""
     wanted = list(paths)
-    known = store.files()
+    known = store.files_at(wanted)
     now = time.time_ns()
     found = look(root, wanted, known)
     _write(store, list(_parsed(store, root, found)), known, now)
     there = {file.path for file in found}
-    inside = tuple(f"{path}/" for path in wanted if path not in there)
-    gone = [path for path in known if path not in there and (path in wanted or path.startswith(inside))]
+    gone = [path for path in known if path not in there]
     if gone:
         with store.atomic():
             store.unlink(gone)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from codellama_index.captures import Mentions
 from codellama_index.extract import Extract, decode, extract
 from codellama_index.languages import language_of
 from codellama_index.packed import Packed, Passage, pack
@@ -39,7 +40,7 @@ _GROWN_BYTES = 200_000_000
 _NICENESS = 5
 _FRAME = struct.Struct("<I")
 
-NOTHING = pack("", Extract((), (), (), ()))
+NOTHING = pack("", Extract((), Mentions(), (), ()))
 
 
 class Parsed(NamedTuple):
