@@ -220,7 +220,7 @@ class Queries:
                     (part[n], path, unpack_chunks(packed)[place]) for n, place, path, packed in contents
                 ]
             found += [
-                FoundChunk(path, *chunk, bm25)
+                FoundChunk(path, chunk.start_line, chunk.end_line, chunk.name, bm25)
                 for bm25, path, chunk in sorted(chunks, key=lambda row: (row[0], row[1], row[2][0]))
             ]
         return found
