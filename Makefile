@@ -33,4 +33,6 @@ clean:
 
 .venv/developed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]' \
+	    || echo "llama.cpp cannot be built here: tests that compare with it will say so."
 	@touch $@ .venv/installed

@@ -26,7 +26,7 @@ def llama_cpp() -> Any:
     try:
         import llama_cpp
     except (ImportError, RuntimeError) as error:
-        message = f"llama-cpp-python cannot be imported ({error}): pip install codellama[dev]"
+        message = f"llama-cpp-python cannot be imported ({error}): pip install codellama[peers]"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
