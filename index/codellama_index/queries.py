@@ -52,6 +52,16 @@ class Queries:
         """Every indexed file."""
         return [path for (path,) in self._mine("SELECT f.path FROM file f" + _MINE + " WHERE f.skip = ''")]
 
+    def sizes(self) -> dict[str, int]:
+        """Each indexed file's bytes."""
+        return dict(
+            self._mine(
+                "SELECT f.path, b.bytes FROM file f JOIN blob b ON b.id = f.blob"
+                + _MINE
+                + " WHERE f.skip = ''"
+            )
+        )
+
     def neighbours(self, suffix: str) -> list[tuple[str, str, int, float]]:
         """(path, names it imports by lines, mtime in ns, rank) of the files whose names end so."""
         return self._mine(
@@ -160,6 +170,27 @@ class Queries:
                 break
             rows, wanted = more, wanted * 8
         return found[:limit]
+
+    def shares(self, word: str) -> list[tuple[str, int, float]]:
+        """(path, lines, share) of the chunks with a word: their BM25 as a share of what it tends to as the
+        word fills them. A word in a name counts four times."""
+        found = self._store.rows(
+            "SELECT bm25(text, 1e9, 1e9) FROM text WHERE text MATCH ? LIMIT 1", (_phrase(word),)
+        )
+        if not found:
+            return []
+        return self._store.rows(
+            "WITH hit AS MATERIALIZED (SELECT rowid AS id, bm25(text, 1.0, 4.0) AS score FROM text"
+            " WHERE text MATCH ?) SELECT f.path, c.end_line - c.start_line + 1, hit.score / ? FROM hit"
+            " JOIN chunk c ON c.id = hit.id JOIN file f ON f.blob = c.blob AND f.skip = ''"
+            " JOIN worktree w ON w.id = f.worktree AND w.root = ?",
+            (_phrase(word), found[0][0], self._store.worktree),
+        )
+
+    def mean_chunk_lines(self) -> float:
+        """How long a chunk is, on average, of this and of other worktrees and branches."""
+        rows = self._store.rows("SELECT avg(end_line - start_line + 1) FROM chunk")
+        return float(rows[0][0] or 0.0) if rows else 0.0
 
     def definitions(self) -> list[tuple[str, str]]:
         """(name, file) of every definition; names come as often as they are defined."""

@@ -123,6 +123,14 @@ class SyncReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedFile:
+    """A file that a question is about; a higher `score` is better."""
+
+    path: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class MapEntry:
     """One file of the repository map, most central first, with its outline."""
 

@@ -15,7 +15,17 @@ from codellama_index.errors import NotText, PathNotFound, PositionOutOfRange, St
 from codellama_index.extract import decode
 from codellama_index.place import MAX_BYTES, Place, cache_folder, place_of
 from codellama_index.queries import Queries
-from codellama_index.records import Hit, MapEntry, OpenDocument, Reference, Snippet, Symbol, SyncReport
+from codellama_index.records import (
+    Hit,
+    MapEntry,
+    OpenDocument,
+    RankedFile,
+    Reference,
+    Snippet,
+    Symbol,
+    SyncReport,
+)
+from codellama_index.retrieve_files import FILE_SIGNALS, retrieve_files
 from codellama_index.store import Store
 from codellama_index.sync import Progress
 from codellama_index.walk import find_root, git_common_dir
@@ -163,6 +173,12 @@ class Index:
         """Passages for a question in natural language; `signals` weighs what finds them."""
         read = self._line_reader()
         return self._reading(lambda: retrieval.retrieve(self._queries, read, question, limit, signals))
+
+    def retrieve_files(
+        self, question: str, limit: int = 10, signals: Mapping[str, float] = FILE_SIGNALS
+    ) -> list[RankedFile]:
+        """Files for a question in natural language or a commit's message, each taken as a whole."""
+        return self._reading(lambda: retrieve_files(self._queries, question, limit, signals))
 
     def context(
         self,

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from index_support import write
 
 from codellama_index import Index, open_index
 from codellama_index.errors import PositionOutOfRange
 from codellama_index.records import OpenDocument
+from codellama_index.retrieve_files import FILE_SIGNALS
 from codellama_index.words import parts, query_terms
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -39,6 +41,28 @@ def test_questions_find_their_file(own: Index) -> None:
     found = [path in [hit.path for hit in own.retrieve(question, 3)] for question, path in QUESTIONS]
     missed = [question for (question, _), ok in zip(QUESTIONS, found, strict=True) if not ok]
     assert len(missed) <= len(QUESTIONS) // 4, missed
+
+
+def test_files_are_counted_as_wholes(tmp_path: Path) -> None:
+    """Uses of a word add up over a file's passages, more than one dense passage; a path's words and the
+    message's first line count; tests come last, although they say the words as often."""
+    body = "".join(f"def f{n}(x):\n    return quota(x, {n})\n\n\n" for n in range(8))
+    write(tmp_path, "limits/spread.py", body)
+    write(tmp_path, "limits/test_spread.py", body)
+    write(tmp_path, "other/dense.py", "def g(x):\n    return quota(x)\n" + "# filler words\n" * 40)
+    write(tmp_path, "other/quota.py", "def h(x):\n    return x\n")
+    with open_index(tmp_path, tmp_path.parent / f"{tmp_path.name}-cache") as index:
+        index.sync()
+
+        def ranked(message: str, **signals: float) -> list[str]:
+            return [file.path for file in index.retrieve_files(message, 10, signals or FILE_SIGNALS)]
+
+        assert ranked("quota", words=1.0) == ["limits/spread.py", "other/dense.py", "limits/test_spread.py"]
+        assert "other/quota.py" in ranked("quota")
+        assert ranked("quota", path=1.0) == ["other/quota.py"]
+        assert ranked("spread\n\nquota", path=1.0)[0] == "limits/spread.py"
+        assert ranked("dense\n\nspread", path=1.0, title=0.5)[0] == "other/dense.py"
+        assert ranked("the of") == ranked("nowhere") == []
 
 
 def test_hits_are_what_stands_there(own: Index) -> None:

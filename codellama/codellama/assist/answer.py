@@ -111,7 +111,7 @@ async def _generated(
     facts = composed(index, found, (), "")[0] if found else ""
     said = [len(turn.question) + len(turn.answer) for turn in history]
     room = int((max_context - limit) * BYTES_PER_TOKEN) - sum(said) - len(facts) - len(_INSTRUCTION)
-    shown_files = documents(index, hits, max(room, 0))
+    shown_files = documents(index, question, hits, max(room, 0))
     checker = Checker(index, [document.filename for document in shown_files])
     messages: list[ChatMessage] = []
     for turn in history:

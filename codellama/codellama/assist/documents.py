@@ -14,19 +14,22 @@ from codellama_index.records import Hit
 
 BYTES_PER_TOKEN = 2.8  # of numbered code; a rough figure that errs on the safe side
 _OUTLINE_SHARE = 0.2
+_FILES = 20
 _FILE_SHARE = 0.5  # of the room; a longer file goes in by its passages
 _MARGIN_LINES = 3  # around a passage
 
 
-def documents(index: Index, hits: Sequence[Hit], room: int) -> tuple[Extra, ...]:
-    """As much as fits `room` bytes, of the files of the hits and then of the most central ones.
+def documents(index: Index, question: str, hits: Sequence[Hit], room: int) -> tuple[Extra, ...]:
+    """As much as fits `room` bytes: the files of the hits, those that the question is about as wholes, and
+    then the most central ones.
 
     The best passage is always in it, whatever the room, and has the highest priority.
     """
     outline = _outline(index, int(room * _OUTLINE_SHARE))
     left = room - len(outline)
     central = [entry.path for entry in index.map(int(room / BYTES_PER_TOKEN))]
-    wanted = list(dict.fromkeys([*(hit.path for hit in hits), *central]))
+    about = [file.path for file in index.retrieve_files(question, _FILES)]
+    wanted = list(dict.fromkeys([*(hit.path for hit in hits), *about, *central]))
     chosen: dict[str, str] = {}
     for path in wanted:
         text = _whole_file(index, path)

@@ -21,11 +21,12 @@ from codellama_index.errors import CodeIndexError
 from codellama_index.extract import extract
 from codellama_index.records import Hit
 from codellama_index.retrieve import SIGNALS
+from codellama_index.retrieve_files import FILE_SIGNALS
 from codellama_index.words import identifiers, parts, query_terms, stem
 
 TASKS = ("docstrings", "commits")
 _K1, _B = 1.2, 0.75
-_DEPTH = 40  # hits that are asked for; enough for ten files
+_DEPTH = 40  # hits that are asked for; what is asked of them is ten at most
 _RESAMPLES = 2000
 
 Progress = Callable[[str, int, int], None]
@@ -77,11 +78,12 @@ def _measured(task: Task, cache: Path, seed: int, progress: Progress) -> dict[st
         index.sync(progress=lambda step: progress(f"{task.name}: indexing", step.files, step.all_files))
         of_functions = task.name == "docstrings"
         depth = 5 if of_functions else 10
-        ways: dict[str, Ranking] = {"ours": _ours(index, of_functions, SIGNALS)}
+        signals = SIGNALS if of_functions else FILE_SIGNALS
+        ways: dict[str, Ranking] = {"ours": _ours(index, of_functions, signals)}
         ways |= _plain(index, task, of_functions)
-        for signal in SIGNALS:
+        for signal in signals:
             if signal != "meaning":
-                others = {name: weight for name, weight in SIGNALS.items() if name != signal}
+                others = {name: weight for name, weight in signals.items() if name != signal}
                 ways[f"without {signal}"] = _ours(index, of_functions, others)
         found: dict[str, Measured] = {}
         for n, (name, way) in enumerate(ways.items()):
@@ -135,8 +137,9 @@ def _margin(ours: Sequence[float], theirs: Sequence[float], seed: int) -> dict[s
 
 def _ours(index: Index, of_functions: bool, signals: Mapping[str, float]) -> Ranking:
     def rank(question: str) -> list[str]:
-        hits = index.retrieve(question, _DEPTH, signals)
-        return [_key(hit) if of_functions else hit.path for hit in hits]
+        if of_functions:
+            return [_key(hit) for hit in index.retrieve(question, _DEPTH, signals)]
+        return [file.path for file in index.retrieve_files(question, _DEPTH, signals)]
 
     return rank
 

@@ -1,0 +1,132 @@
+"""A question in words to the files it is about: for commit messages, and for what a model is given whole.
+
+A file is scored as one document: BM25 (Robertson and Zaragoza, 2009) over its words as the full-text table
+of passages knows them, over the words of its path, and what its folder scores. For passages see `retrieve`.
+
+The table gives a passage's score for a word, not how often it holds it. With f uses of a word in a passage
+of length l, SQLite's score is idf * 2.2 * f / (f + D), D = 1.2 * (0.25 + 0.75 * l / mean l); very heavy
+columns give idf * 2.2 alone. From the two follows f, with lines for l.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from codellama_index.languages import language_of
+from codellama_index.queries import Queries
+from codellama_index.rank import is_secondary
+from codellama_index.records import RankedFile
+from codellama_index.words import identifiers, parts, query_terms, stem
+
+# What each signal adds: the words of the file; those of its path; the words of the question's first line
+# once more by half, which of a commit's message is its subject; the mean of its folder's best files. Chosen
+# on the commits of nova, reported on others (docs/ask.md).
+FILE_SIGNALS: Mapping[str, float] = {"words": 1.0, "path": 1.0, "title": 0.5, "folder": 0.2}
+_K1, _B = 2.0, 0.75
+_SURE = 0.97  # a passage's score nearer to its bound than this says nothing more of how often
+_SECONDARY_WEIGHT = 0.2
+_DATA_WEIGHT = 0.8  # configuration, documents, translations
+_DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
+_FOLDER_FILES = 3
+
+
+def retrieve_files(
+    queries: Queries, question: str, limit: int, signals: Mapping[str, float] = FILE_SIGNALS
+) -> list[RankedFile]:
+    """Files for a question in words, best first; code before data, and both before tests.
+
+    `signals` weighs the signals (0 or absence switches one off).
+    """
+    sizes = queries.sizes()
+    weights = _weights(question, signals.get("title", 0.0))
+    if not sizes or not weights:
+        return []
+    scores: dict[str, float] = defaultdict(float)
+    if signals.get("words"):
+        _add_words(scores, queries, weights, sizes, signals["words"])
+    if signals.get("path"):
+        _add_paths(scores, weights, sizes, signals["path"])
+    for path in scores:
+        scores[path] *= _prior(path)
+    if signals.get("folder"):
+        _add_folders(scores, signals["folder"])
+    ranked = sorted(scores, key=lambda path: (-scores[path], path))[:limit]
+    return [RankedFile(path, round(scores[path], 4)) for path in ranked]
+
+
+def _weights(question: str, title: float) -> dict[str, float]:
+    """The question's words; those of its first line weigh more, where it has several lines."""
+    first, _, rest = question.strip().partition("\n")
+    subject = set(query_terms(first)) if rest.strip() else set()
+    return {term: 1 + title * (term in subject) for term in query_terms(question)}
+
+
+def _add_words(
+    scores: dict[str, float],
+    queries: Queries,
+    weights: Mapping[str, float],
+    sizes: Mapping[str, int],
+    weight: float,
+) -> None:
+    mean_size = sum(sizes.values()) / len(sizes) or 1.0
+    mean_lines = queries.mean_chunk_lines() or 1.0
+    primary = sum(1 for path in sizes if not _secondary(path))
+    for term, times in weights.items():
+        counts: dict[str, float] = defaultdict(float)
+        for path, lines, share in queries.shares(term):
+            near = min(share, _SURE)
+            counts[path] += 1.2 * (0.25 + 0.75 * lines / mean_lines) * near / (1 - near)
+        rarity = times * weight * _rarity(primary, counts)
+        for path, count in counts.items():
+            length = 1 - _B + _B * sizes.get(path, 0) / mean_size
+            scores[path] += rarity * count * (_K1 + 1) / (count + _K1 * length)
+
+
+def _add_paths(
+    scores: dict[str, float], weights: Mapping[str, float], paths: Iterable[str], weight: float
+) -> None:
+    low = [(path, path.lower()) for path in paths]
+    primary = sum(1 for path, _ in low if not _secondary(path))
+    stems: dict[str, float] = {}
+    for term, times in weights.items():
+        stems[stem(term)] = max(times, stems.get(stem(term), 0.0))
+    for word, times in stems.items():
+        said = [path for path, name in low if word in name and word in _path_stems(path)]
+        rarity = times * weight * _rarity(primary, said)
+        for path in said:
+            scores[path] += rarity
+
+
+def _add_folders(scores: dict[str, float], weight: float) -> None:
+    """A commit's files stand together: each gets a share of what its folder's best files score."""
+    of_folder: dict[PurePosixPath, list[float]] = defaultdict(list)
+    folders = {path: PurePosixPath(path).parent for path in scores}
+    for path, folder in folders.items():
+        of_folder[folder].append(scores[path])
+    best = {
+        folder: sum(sorted(found, reverse=True)[:_FOLDER_FILES]) / _FOLDER_FILES
+        for folder, found in of_folder.items()
+    }
+    for path, folder in folders.items():
+        scores[path] += weight * best[folder] * _prior(path)
+
+
+def _rarity(primary: int, paths: Iterable[str]) -> float:
+    """The inverse document frequency among the files that are neither tests nor vendored."""
+    holding = sum(1 for path in paths if not _secondary(path))
+    return math.log(1 + (primary - holding + 0.5) / (holding + 0.5))
+
+
+def _prior(path: str) -> float:
+    code = (language_of(path) or "") not in _DATA | {""}
+    return (1.0 if code else _DATA_WEIGHT) * (_SECONDARY_WEIGHT if _secondary(path) else 1.0)
+
+
+_secondary = lru_cache(maxsize=50_000)(is_secondary)
+
+
+@lru_cache(maxsize=50_000)
+def _path_stems(path: str) -> frozenset[str]:
+    return frozenset(stem(part) for identifier in identifiers(path) for part in parts(identifier))
