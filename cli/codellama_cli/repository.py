@@ -12,7 +12,6 @@ from codellama_cli.config import Config
 if TYPE_CHECKING:
     from codellama.serve.client import ServeSettings
     from codellama_index import Index
-    from codellama_index.sync import Step
 
 
 def settings_for(root: Path | None, command_line: Mapping[str, object] | None = None) -> Config:
@@ -61,14 +60,8 @@ def glanced(index: "Index", within_s: float) -> "Index":
     if index.database is None or not index.sources():
         return refreshed(index)
     deadline = time.monotonic() + within_s
-    left = 0
-
-    def count(step: "Step") -> None:
-        nonlocal left
-        left = step.all_files - step.files
-
-    report = index.sync(progress=count, cancelled=lambda: time.monotonic() > deadline)
-    if left or not report.complete:
+    report = index.sync(cancelled=lambda: time.monotonic() > deadline)
+    if not report.current:  # also where another process held the lock all the time
         output.warn("the index may be stale: codellama index build reads what has changed")
     return index
 

@@ -139,8 +139,9 @@ class Queries:
 
     def references(self, name: str, limit: int) -> list[Reference]:
         """Uses of a name, by path and place; the text of their lines is not stored and left empty."""
+        # CROSS JOIN: the few contents first. By files first, each file would be sought in all of them.
         blobs = self._mine(
-            "SELECT f.path, f.blob FROM mention m JOIN file f ON f.blob = m.rowid"
+            "SELECT f.path, f.blob FROM mention m CROSS JOIN file f ON f.blob = m.rowid"
             + _MINE
             + " WHERE mention MATCH ? ORDER BY f.path",
             _phrase(token(name)),

@@ -16,6 +16,7 @@ from tokenizer_support import write_llama3_chat
 
 from codellama.serve import daemon
 from codellama_cli.app import app
+from codellama_index import open_index
 
 FILES = {
     "retry.py": '"""Retries."""\n\n\ndef retry_delay(attempt: int) -> float:\n    """Seconds to wait."""\n'
@@ -276,3 +277,13 @@ def test_documentation_is_the_help(golden: Golden) -> None:
 
     page(root, "codellama")
     golden.check("../../docs/cli.md", "\n".join(pages))
+
+
+def test_ask_tells_that_the_index_may_be_stale(project: Path) -> None:
+    """Where another process is writing the index, the answer comes from what is there, and says so."""
+    run("index", "build", cwd=project)
+    with open_index(project) as index, index.place.lock("write", 0.0):
+        done = run("ask", "who calls retry_delay?", "--no-generate", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "client.py:5" in done.stdout
+    assert "may be stale" in done.stderr
