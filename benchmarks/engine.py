@@ -139,9 +139,10 @@ def _ratio(name: str, value: float, goal: float) -> Figure:
 def infill(folder: Path, name: str, rounds: int, cold_ms: float, warm_ms: float) -> list[Figure]:
     """p50 of a 512-token infill prompt and 24 tokens out: cold, and with all but the last 16 tokens seen."""
     cold, warm = [], []
-    engine = load_engine(str(folder), device="cpu", quantize="int8", max_context=PROMPT + ANSWER)
+    engine = load_engine(str(folder), device="cpu", quantize="int8")
+    code = engine.tokenizer.decode(engine.tokenizer.encode(_CODE)[: PROMPT - 24])
     for n in range(3 * rounds):
-        prefix = f"# {n}\n" + _CODE * 2
+        prefix = f"# {n}\n{code}"
         cold.append(_timed(engine, prefix))
         warm.append(_timed(engine, prefix[:-40] + f"x{n} = call({n}, "))
     return [

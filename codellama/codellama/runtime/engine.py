@@ -22,6 +22,7 @@ from codellama.runtime.errors import (
 )
 from codellama.runtime.generation import BLOCK, LanguageModel, StreamedText
 from codellama.runtime.healing import Spelling
+from codellama.runtime.identify import identify
 from codellama.runtime.locate import locate
 from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
 from codellama.runtime.model import Transformer
@@ -61,13 +62,21 @@ class Engine:
     """A loaded model; safe to use from several threads at once."""
 
     def __init__(
-        self, name: str, model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat | None = None
+        self,
+        name: str,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        chat: ChatFormat | None = None,
+        family: str | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self._prompts = PromptBuilder(name, tokenizer, model.config, chat)
         self.config = replace(
-            model.config, can_infill=self._prompts.can_infill, can_chat=self._prompts.can_chat
+            model.config,
+            family=family or model.config.family,
+            can_infill=self._prompts.can_infill,
+            can_chat=self._prompts.can_chat,
         )
         self._model = model
         self._device = model.device
@@ -279,6 +288,8 @@ def load_engine(
     its own context, or what memory has room for. `progress`: called with the bytes of weights that are
     loaded, and all there are. Raises UnknownModel, CheckpointError or InvalidRequest.
     """
+    if max_context is not None and max_context < 2:
+        raise InvalidRequest(f"max_context is {max_context}: give at least 2 tokens.")
     path = locate(name)
     place = find_device(device)
     kind = find_dtype(dtype, place)
@@ -293,17 +304,19 @@ def load_engine(
                 "leave quantize at auto or none."
             ) from refusal
         model = load_reference(path, place, kind, refusal)
+        family = model.config.family
         tokenizer = load_tokenizer(path)
         tokenizer.fit(model.config.vocab_size, str(path))
     else:
         tokenizer = load_tokenizer(path)
         tokenizer.fit(checkpoint.config.vocab_size, str(path))
         model = load_transformer(checkpoint, place, kind, progress, fewer_bits)
+        family = identify(checkpoint.config, path.name).family
     room = generation_needs(model.config, model.dtype, BLOCK).tokens_within(usable_bytes(place))
     # Packing fills the context, so it must not promise what memory cannot hold.
     context = max_context or min(model.config.max_context, max(room // BLOCK, 2) * BLOCK)
     model.config = replace(model.config, max_context=context)
-    return Engine(name, model, tokenizer, chat_format(path, tokenizer, model.config))
+    return Engine(name, model, tokenizer, chat_format(path, tokenizer, model.config), family)
 
 
 def _turns(messages: Sequence[dict[str, str]]) -> tuple[ChatMessage, ...]:

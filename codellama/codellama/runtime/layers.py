@@ -133,6 +133,8 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention of q [B, H, T, D] to k, v [B, KV, S, D]; without a mask, causal where T > 1."""
     assert mask is not None or q.shape[2] in (1, k.shape[2])
+    if q.shape[2] == 1 and mask is None and q.device.type == "cpu":
+        return _attend_one(q, k, v)
     return functional.scaled_dot_product_attention(
         q,
         k,
@@ -141,6 +143,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         is_causal=mask is None and q.shape[2] > 1,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+
+
+def _attend_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same for one position: on a CPU two small products, since the fused kernel takes longer to start."""
+    batch, heads, _, size = q.shape
+    groups = q.reshape(
+        batch, k.shape[1], -1, size
+    )  # [B, KV, H / KV, D], a row for each head that shares them
+    scores = (groups * size**-0.5) @ k.transpose(-1, -2)  # [B, KV, H / KV, S]
+    return (scores.float().softmax(-1).to(v.dtype) @ v).reshape(batch, heads, 1, size)
 
 
 class SwiGLU(nn.Module):

@@ -14,6 +14,8 @@ Quantisation = Literal["int8", "int4"]
 # Steps of int8 on either side of zero, and of what is left when the upper eight bits are taken away.
 _STEPS = 127.0
 _FINE = 254.0
+# Up to so many rows are decoded rather than read: steps, batches of steps, and drafts.
+_FEW = 16
 # Sizes in which int4 weights share a scale; smaller ones cost more memory and lose less.
 GROUPS = (32, 64, 128)
 # The widest input whose products of int8 cannot overflow an int32 sum.
@@ -21,11 +23,12 @@ _MAX_WIDTH = 2**31 // (127 * 127)
 
 
 class Int8Linear(nn.Module):
-    """Weights in int8 with a scale for each output; activations in two int8 halves, 15 bits in all.
+    """Weights in int8 with a scale for each output; activations in 15 bits for many rows, bfloat16 for few.
 
     An activation in one int8 costs far more accuracy than the weights do (LLM.int8(), arXiv 2208.07339,
-    section 3). The second half holds what the first one leaves, so that only the weights' rounding
-    remains, and the weights are still read once. Sums are exact integers.
+    section 3). Many rows go in two int8 halves, the second of which holds what the first one leaves: only
+    the weights' rounding remains, and sums are exact integers. A few rows go through the one kernel that
+    starts soonest.
     """
 
     weight: Tensor
@@ -39,6 +42,8 @@ class Int8Linear(nn.Module):
         assert weight.shape[1] < _MAX_WIDTH, "an int32 sum could overflow"
         wide = weight.float()
         scale = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _STEPS  # [N]
+        # Rounded up to what bfloat16 holds, so that both ways of computing use the same weights.
+        scale = (scale * (1 + 2**-8)).bfloat16().float()
         self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
@@ -46,15 +51,23 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] to [..., N], in x's dtype."""
-        rows = x.reshape(-1, self.in_features).float()  # [M, K]
-        halves, step = split_int8(rows)
-        products = torch._int_mm(halves, self.weight.t())  # [2M, N] int32
-        count = rows.shape[0]
-        out = products[:count].float().add_(products[count:], alpha=1 / _FINE)
-        out = out.mul_(step).mul_(self.scale)  # [M, N]
+        rows = x.reshape(-1, self.in_features)  # [M, K]
+        out = self._few(rows) if rows.shape[0] <= _FEW else self._many(rows)
         if self.bias is not None:
             out = out.add_(self.bias)
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _few(self, rows: Tensor) -> Tensor:
+        """A decode step: one kernel that reads the weights once, activations in bfloat16."""
+        return torch._weight_int8pack_mm(rows.bfloat16(), self.weight, self.scale.bfloat16()).float()
+
+    def _many(self, rows: Tensor) -> Tensor:
+        """A block of a prompt: exact sums of integers, activations in two halves."""
+        halves, step = split_int8(rows.float())
+        products = torch._int_mm(halves, self.weight.t())  # [2M, N] int32
+        count = rows.shape[0]
+        out = products[:count].float().add_(products[count:], alpha=1 / _FINE)
+        return out.mul_(step).mul_(self.scale)  # [M, N]
 
     def dequantised(self) -> Tensor:
         """The weights that are computed with, [N, K] float32."""
