@@ -146,13 +146,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _attend_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same for one position: on a CPU two small products, since the fused kernel takes longer to start."""
-    batch, heads, _, size = q.shape
-    groups = q.reshape(
-        batch, k.shape[1], -1, size
-    )  # [B, KV, H / KV, D], a row for each head that shares them
-    scores = (groups * size**-0.5) @ k.transpose(-1, -2)  # [B, KV, H / KV, S]
-    return (scores.float().softmax(-1).to(v.dtype) @ v).reshape(batch, heads, 1, size)
+    """The same for one position: two small products, since a CPU's fused kernel takes longer to start."""
+    groups = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # [B, KV, H / KV, D]
+    scores = (groups * q.shape[3] ** -0.5) @ k.transpose(-1, -2)  # [B, KV, H / KV, S]
+    mixed: Tensor = scores.float().softmax(-1).to(v.dtype) @ v  # [B, KV, H / KV, D]
+    return mixed.reshape(q.shape)
 
 
 class SwiGLU(nn.Module):
