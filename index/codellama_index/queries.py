@@ -52,14 +52,12 @@ class Queries:
         """Every indexed file."""
         return [path for (path,) in self._mine("SELECT f.path FROM file f" + _MINE + " WHERE f.skip = ''")]
 
-    def sizes(self) -> dict[str, int]:
-        """Each indexed file's bytes."""
-        return dict(
-            self._mine(
-                "SELECT f.path, b.bytes FROM file f JOIN blob b ON b.id = f.blob"
-                + _MINE
-                + " WHERE f.skip = ''"
-            )
+    def spans(self) -> list[tuple[int, int, str, int]]:
+        """(first chunk's number, chunks, path, bytes) of each indexed file with chunks, by that number."""
+        return self._mine(
+            "SELECT b.first_chunk, b.chunks, f.path, b.bytes FROM file f JOIN blob b ON b.id = f.blob"
+            + _MINE
+            + " WHERE f.skip = '' AND b.chunks > 0 ORDER BY b.first_chunk, f.path"
         )
 
     def neighbours(self, suffix: str) -> list[tuple[str, str, int, float]]:
@@ -172,26 +170,18 @@ class Queries:
             rows, wanted = more, wanted * 8
         return found[:limit]
 
-    def shares(self, word: str) -> list[tuple[str, int, float]]:
-        """(path, lines, share) of the chunks with a word: their BM25 as a share of what it tends to as the
-        word fills them. A word in a name counts four times."""
+    def shares(self, word: str) -> list[tuple[int, float]]:
+        """(number, share) of the chunks with a word, those of other branches and worktrees among them: their
+        BM25 as a share of what it tends to as the word fills them. A word in a name counts four times."""
         found = self._store.rows(
             "SELECT bm25(text, 1e9, 1e9) FROM text WHERE text MATCH ? LIMIT 1", (_phrase(word),)
         )
         if not found:
             return []
         return self._store.rows(
-            "WITH hit AS MATERIALIZED (SELECT rowid AS id, bm25(text, 1.0, 4.0) AS score FROM text"
-            " WHERE text MATCH ?) SELECT f.path, c.end_line - c.start_line + 1, hit.score / ? FROM hit"
-            " JOIN chunk c ON c.id = hit.id JOIN file f ON f.blob = c.blob AND f.skip = ''"
-            " JOIN worktree w ON w.id = f.worktree AND w.root = ?",
-            (_phrase(word), found[0][0], self._store.worktree),
+            "SELECT rowid, bm25(text, 1.0, 4.0) / ? FROM text WHERE text MATCH ?",
+            (found[0][0], _phrase(word)),
         )
-
-    def mean_chunk_lines(self) -> float:
-        """How long a chunk is, on average, of this and of other worktrees and branches."""
-        rows = self._store.rows("SELECT avg(end_line - start_line + 1) FROM chunk")
-        return float(rows[0][0] or 0.0) if rows else 0.0
 
     def definitions(self) -> list[tuple[str, str]]:
         """(name, file) of every definition; names come as often as they are defined."""

@@ -5,12 +5,13 @@ of passages knows them, over the words of its path, and what its folder scores. 
 
 The table gives a passage's score for a word, not how often it holds it. With f uses of a word in a passage
 of length l, SQLite's score is idf * 2.2 * f / (f + D), D = 1.2 * (0.25 + 0.75 * l / mean l); very heavy
-columns give idf * 2.2 alone. From the two follows f, with lines for l.
+columns give idf * 2.2 alone. From the two follows f, with the mean of the file's passages for l.
 """
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -31,6 +32,8 @@ _DATA_WEIGHT = 0.8  # configuration, documents, translations
 _DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
 _FOLDER_FILES = 3
 
+Span = tuple[int, int, str, int]  # number of the first passage, passages, path, bytes
+
 
 def retrieve_files(
     queries: Queries, question: str, limit: int, signals: Mapping[str, float] = FILE_SIGNALS
@@ -39,13 +42,14 @@ def retrieve_files(
 
     `signals` weighs the signals (0 or absence switches one off).
     """
-    sizes = queries.sizes()
+    spans = queries.spans()
+    sizes = {path: size for _, _, path, size in spans}
     weights = _weights(question, signals.get("title", 0.0))
     if not sizes or not weights:
         return []
     scores: dict[str, float] = defaultdict(float)
     if signals.get("words"):
-        _add_words(scores, queries, weights, sizes, signals["words"])
+        _add_words(scores, queries, weights, spans, signals["words"])
     if signals.get("path"):
         _add_paths(scores, weights, sizes, signals["path"])
     for path in scores:
@@ -67,20 +71,29 @@ def _add_words(
     scores: dict[str, float],
     queries: Queries,
     weights: Mapping[str, float],
-    sizes: Mapping[str, int],
+    spans: Sequence[Span],
     weight: float,
 ) -> None:
-    mean_size = sum(sizes.values()) / len(sizes) or 1.0
-    mean_lines = queries.mean_chunk_lines() or 1.0
+    sizes = {path: size for _, _, path, size in spans}
+    mean_size = sum(sizes.values()) / len(spans) or 1.0
+    mean_passage = sum(sizes.values()) / sum(chunks for _, chunks, _, _ in spans) or 1.0
+    files: dict[int, list[Span]] = defaultdict(list)  # equal contents are stored once
+    for span in spans:
+        files[span[0]].append(span)
+    firsts = sorted(files)
     primary = sum(1 for path in sizes if not _secondary(path))
     for term, times in weights.items():
         counts: dict[str, float] = defaultdict(float)
-        for path, lines, share in queries.shares(term):
+        for number, share in queries.shares(term):
             near = min(share, _SURE)
-            counts[path] += 1.2 * (0.25 + 0.75 * lines / mean_lines) * near / (1 - near)
+            place = bisect_right(firsts, number) - 1
+            for first, chunks, path, size in files[firsts[place]] if place >= 0 else ():
+                if number < first + chunks:
+                    length = size / chunks / mean_passage
+                    counts[path] += 1.2 * (0.25 + 0.75 * length) * near / (1 - near)
         rarity = times * weight * _rarity(primary, counts)
         for path, count in counts.items():
-            length = 1 - _B + _B * sizes.get(path, 0) / mean_size
+            length = 1 - _B + _B * sizes[path] / mean_size
             scores[path] += rarity * count * (_K1 + 1) / (count + _K1 * length)
 
 

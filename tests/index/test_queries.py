@@ -49,7 +49,8 @@ def test_files_are_counted_as_wholes(tmp_path: Path) -> None:
     body = "".join(f"def f{n}(x):\n    return quota(x, {n})\n\n\n" for n in range(8))
     write(tmp_path, "limits/spread.py", body)
     write(tmp_path, "limits/test_spread.py", body)
-    write(tmp_path, "other/dense.py", "def g(x):\n    return quota(x)\n" + "# filler words\n" * 40)
+    others = "".join(f"    {chr(97 + n) * 5}(x)\n" for n in range(24))
+    write(tmp_path, "other/dense.py", f"def g(x):\n{others}    return quota(x)\n")
     write(tmp_path, "other/quota.py", "def h(x):\n    return x\n")
     with open_index(tmp_path, tmp_path.parent / f"{tmp_path.name}-cache") as index:
         index.sync()
