@@ -21,8 +21,8 @@ from codellama_index.records import Span, Symbol
 from codellama_index.words import identifiers, searchable
 
 _LEVEL = 6
-# BM25 hardly tells a third occurrence of a word from a second; leaving it out saves a fifth of the index.
-_OCCURRENCES = 2
+# BM25 hardly tells a fourth occurrence of a word from a third; leaving it out saves a fifth of the index.
+_OCCURRENCES = 3
 _LONGEST_WORD, _LONGEST_NUMBER = 40, 4
 _NO_TOKEN = re.compile(r"[^\w$]")
 
@@ -167,7 +167,7 @@ class UnpackedMentions:
 
 
 def _words(around: str, lines: Sequence[str]) -> str:
-    """The words of a passage, each once or twice, like beside like: a second place costs one byte then."""
+    """The words of a passage, like beside like: a second place costs one byte then."""
     body = "\n".join(lines)
     said = [line for line in around.splitlines() if line not in body]
     counts: dict[str, int] = {}

@@ -104,8 +104,9 @@ def test_context_brings_imported_definitions(own: Index) -> None:
     assert own.context(path, offset, text, budget_bytes=0) == []
 
 
-def test_open_buffers_lie_over_the_index(own: Index) -> None:
+def test_open_buffers_lie_over_the_index(own: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unsaved buffer's text is used, not the disk's."""
+    monkeypatch.setattr("codellama_index.repository._CONTEXT_DEADLINE_S", 60.0)
     unsaved = OpenDocument(
         "index/codellama_index/new.py", "def page_rank_of_moon(store, ranks, edges, paths):\n    ..."
     )
