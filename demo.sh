@@ -1,8 +1,11 @@
 #!/bin/sh
 # What `make demo` runs: this project's own checkout indexed, one question, one completion.
 set -eu
-question="where are ignore rules applied?"
-place="codellama/codellama/runtime/sampling.py:27:19"
+question="where is it checked that memory has room for a request?"
+file="codellama/codellama/runtime/sampling.py"
+before="        return self._temperature == "
+line=$(grep -n "^$before" "$file" | cut -d: -f1)
+place="$file:$line:$((${#before} + 1))"
 
 echo "\$ codellama index build ."
 "$CODELLAMA" index build .
