@@ -2,9 +2,9 @@
 # What `make demo` runs: this project's own checkout indexed, one question, one completion.
 set -eu
 question="where is it checked that memory has room for a request?"
-file="codellama/codellama/runtime/sampling.py"
-before="        return self._temperature == "
-line=$(grep -n "^$before" "$file" | cut -d: -f1)
+file="codellama/codellama/runtime/device.py"
+before="    raise InvalidRequest("
+line=$(grep -n "^$before" "$file" | head -n 1 | cut -d: -f1)
 place="$file:$line:$((${#before} + 1))"
 
 echo "\$ codellama index build ."
