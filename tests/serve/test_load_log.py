@@ -1,7 +1,10 @@
-"""The server's log of a load that takes a while."""
+"""A load that takes a while is shown: in the server's log, or as a bar on its terminal."""
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +32,29 @@ def test_a_long_load_is_told(
     tenths = [int(message.split(": ")[1].split(" %")[0]) for message in messages[1:]]
     assert tenths == sorted(set(tenths))
     assert not told or tenths[-1] == 100
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize(("large", "shown"), [(10**9, False), (1, True)])
+def test_a_terminal_gets_a_bar(large: int, shown: bool) -> None:
+    """In the foreground a large load moves a bar to its end; a small one shows nothing."""
+    import pty
+
+    code = (
+        "import asyncio\nfrom codellama.serve import worker\n"
+        f"worker.LARGE = {large}\nw = worker.Worker('cpu', 'float32', 'none', None)\n"
+        "asyncio.run(w.load('pocket'))\nw.close()"
+    )
+    ours, theirs = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", code], stderr=theirs, check=True, env=os.environ | {"TERM": "xterm"}
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            text += chunk
+    except OSError:  # the other end is closed and everything is read
+        pass
+    os.close(ours)
+    assert (b"loading pocket" in text and b"21.6/21.6 MB" in text) == shown, text

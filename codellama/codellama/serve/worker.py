@@ -7,6 +7,7 @@ takes effect within one decode step.
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,7 @@ class Worker:
         with self._loading:
             if name not in self._engines:
                 logging.info("loading the model %s", name)
-                self._engines[name] = self._load(name, progress=_progress_log(name))
+                self._engines[name] = self._load(name, progress=_load_progress(name))
             return self._engines[name]
 
     def _record(self, result: Result) -> None:
@@ -127,8 +128,32 @@ class Worker:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _progress_log(name: str) -> Callable[[int, int], None]:
-    """Tells the log of every tenth of a load that takes a while."""
+def _load_progress(name: str) -> Callable[[int, int], None]:
+    """Shows a load that takes a while: a bar on a terminal, else every tenth in the log."""
+    return _bar(name) if sys.stderr.isatty() else _tenths(name)
+
+
+def _bar(name: str) -> Callable[[int, int], None]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = (f"loading {name}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("")
+
+    def report(done: int, of: int) -> None:
+        if of < LARGE:
+            return
+        if not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=of)
+        if done >= of:
+            bar.stop()
+
+    return report
+
+
+def _tenths(name: str) -> Callable[[int, int], None]:
     told = 0
 
     def report(done: int, of: int) -> None:
