@@ -65,9 +65,9 @@ LLAMAS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_family(folder: Path, family: str) -> PreTrainedModel:
-    """Writes a checkpoint of LLAMAS[family] to `folder`; returns the reference model."""
-    changes = LLAMAS[family]
+def write_family(folder: Path, family: str, **others: Any) -> PreTrainedModel:
+    """Writes a checkpoint of LLAMAS[family], changed by `others`, to `folder`; returns the reference."""
+    changes = LLAMAS[family] | others
     shape: dict[str, Any] = {
         "vocab_size": write_tokenizer(folder),
         "hidden_size": 64,

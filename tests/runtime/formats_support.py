@@ -15,7 +15,7 @@ import torch
 from gguf.quants import quantize
 from runtime_support import write_tokenizer
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, LlamaForCausalLM
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -163,25 +163,42 @@ GGUF_NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
+GGUF_LLAMA4_NAMES = {
+    **{theirs.replace("mlp.", "feed_forward."): name for theirs, name in GGUF_NAMES.items()},
+    "feed_forward.router": "ffn_gate_inp",
+    "feed_forward.experts.down_proj": "ffn_down_exps",
+    "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp",
+    "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
+    "feed_forward.shared_expert.up_proj": "ffn_up_shexp",
+}
 GGUF_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 def write_gguf(
     file: Path,
-    model: LlamaForCausalLM,
+    model: LlamaForCausalLM | Llama4ForCausalLM,
     kind: str = "F32",
     divisors: Tensor | None = None,
     pieces: int = 4,
     entries: dict[str, int] | None = None,
 ) -> Path:
-    """A .gguf file with matrices in `kind`, norms in F32 and a vocabulary of nothing but names."""
+    """A .gguf file with matrices in `kind`, norms in F32 and a vocabulary of nothing but names, or none."""
     config = model.config
-    writer = gguf.GGUFWriter(file, "llama")
+    llama4 = isinstance(config, Llama4TextConfig)
+    writer = gguf.GGUFWriter(file, "llama4" if llama4 else "llama")
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    if llama4:
+        writer.add_feed_forward_length(config.intermediate_size_mlp)
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_interleave_moe_layer_step(config.interleave_moe_layer_step)
+        writer.add_rope_dimension_count(config.head_dim)
+    else:
+        writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
@@ -189,10 +206,11 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([f"piece{n}" for n in range(pieces)])
-    writer.add_token_scores([float(-n) for n in range(pieces)])
-    writer.add_token_types([1] * pieces)
+    writer.add_tokenizer_model("llama" if pieces else "no_vocab")
+    if pieces:
+        writer.add_token_list([f"piece{n}" for n in range(pieces)])
+        writer.add_token_scores([float(-n) for n in range(pieces)])
+        writer.add_token_types([1] * pieces)
     for key, value in (entries or {}).items():
         writer.add_uint32(key, value)
     if divisors is not None:
@@ -220,10 +238,15 @@ def _meaningless(tensor: Tensor, kind: str) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 64, shape, dtype=np.uint8)
 
 
-def gguf_tensors(model: LlamaForCausalLM) -> dict[str, Tensor]:
-    """The weights by llama.cpp's names, rows of queries and keys in its order."""
+def gguf_tensors(model: LlamaForCausalLM | Llama4ForCausalLM) -> dict[str, Tensor]:
+    """The weights by llama.cpp's names, rows of queries and keys in its order.
+
+    Llama 4's rows are in order already; its experts are transposed, and gate and up taken apart.
+    """
     config = model.config
     head_dim = config.head_dim
+    llama4 = isinstance(config, Llama4TextConfig)
+    names = GGUF_LLAMA4_NAMES if llama4 else GGUF_NAMES
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         stem = name.removesuffix(".weight")
@@ -233,9 +256,15 @@ def gguf_tensors(model: LlamaForCausalLM) -> dict[str, Tensor]:
             tensors[f"{GGUF_TOP[stem]}.weight"] = tensor
             continue
         _, _, layer, inner = stem.split(".", 3)
-        turned = inner in ("self_attn.q_proj", "self_attn.k_proj")
+        if inner == "feed_forward.experts.gate_up_proj":
+            gate, up = tensor.chunk(2, -1)
+            tensors[f"blk.{layer}.ffn_gate_exps.weight"] = gate.mT.contiguous()
+            tensors[f"blk.{layer}.ffn_up_exps.weight"] = up.mT.contiguous()
+            continue
+        turned = inner in ("self_attn.q_proj", "self_attn.k_proj") and not llama4
         rows = pairs_from_halves(tensor, head_dim) if turned else tensor
-        tensors[f"blk.{layer}.{GGUF_NAMES[inner]}.weight"] = rows.contiguous()
+        rows = rows.mT if rows.dim() == 3 else rows
+        tensors[f"blk.{layer}.{names[inner]}.weight"] = rows.contiguous()
     return tensors
 
 

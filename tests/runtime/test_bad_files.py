@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_support import write_family
 from formats_support import copy, make_llama, write_gguf, write_hugging_face, write_meta, write_pickled
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +27,7 @@ from codellama.runtime.weights.loading import load_transformer
 
 WQ = {"meta": "layers.1.attention.wq.weight", "gguf": "blk.1.attn_q.weight"}
 HF = "model.layers.1.self_attn.q_proj.weight"
+EXPERTS = "feed_forward.experts.gate_up_proj"
 
 
 @pytest.fixture(scope="module")
@@ -543,6 +545,51 @@ def test_gguf_of_other_kinds(bad: Callable[[str], Path], tmp_path: Path) -> None
     experts = write_gguf(tmp_path / "moe.gguf", make_llama(), entries={"llama.expert_count": 8})
     refused(experts, str(experts), "mixture of experts")
     refused(write_gguf(tmp_path / "t.gguf", make_llama(), pieces=273), "t.gguf", "273", "token_embd.weight")
+
+
+@pytest.fixture(scope="module")
+def llama4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("llama4")
+    model = write_family(root, "llama-4-scout")
+    entries = {"llama4.attention.sliding_window": 8192}
+    return write_gguf(root / "m.gguf", model, pieces=0, entries=entries)
+
+
+@pytest.mark.parametrize(
+    ("after", "skip", "content", "words"),
+    [
+        (b"llama4.block_count", 4, struct.pack("<I", 10**9), ("layers",)),
+        (b"llama4.expert_count", 4, struct.pack("<I", 0), ("expert_count",)),
+        (b"llama4.expert_count", 4, struct.pack("<I", 5), ("router", "(4, 80)")),
+        (b"llama4.expert_count", 4, struct.pack("<I", 2**31), ("size",)),
+        (b"llama4.expert_used_count", 4, struct.pack("<I", 5), ("5 of 4 experts",)),
+        (b"llama4.expert_feed_forward_length", 4, struct.pack("<I", 32), (EXPERTS, "(4, 80, 64)")),
+        (b"llama4.interleave_moe_layer_step", 4, struct.pack("<I", 0), ("interleave_moe_layer_step",)),
+        (b"llama4.interleave_moe_layer_step", 4, struct.pack("<I", 2), ("feed_forward.gate_proj",)),
+        (b"llama4.attention.sliding_window", 4, struct.pack("<I", 0), ("without chunks",)),
+        (b"blk.1.ffn_up_exps", 0, b".wei_ht", ("lacks the tensor blk.1.ffn_up_exps.weight",)),
+        (b"blk.1.ffn_up_exps.weight", 4, struct.pack("<Q", 40), ("blk.1.ffn_up_exps.weight", "(4, 48, 40)")),
+    ],
+)
+def test_contradictory_llama4(
+    llama4: Path, tmp_path: Path, after: bytes, skip: int, content: bytes, words: tuple[str, ...]
+) -> None:
+    """Llama 4's description against its experts."""
+    path = patch(copy(llama4, tmp_path / "m.gguf"), after, skip, content)
+    refused(path, str(path), *words)
+
+
+def test_flat_llama4_experts(llama4: Path, tmp_path: Path) -> None:
+    """Experts in a matrix, as many numbers as they need."""
+    path, name = copy(llama4, tmp_path / "m.gguf"), b"blk.1.ffn_down_exps.weight"
+    raw, size = path.read_bytes(), struct.pack("<Q", 4)
+    flat = raw.replace(name + struct.pack("<IQQQ", 3, 48, 80, 4), name + struct.pack("<IQQ", 2, 48, 320))
+    # The name of the model takes the place that is left, so that all else stays where it was.
+    flat = flat.replace(size + b"tiny", struct.pack("<Q", 12) + b"tinytinytiny", 1)
+    assert len(flat) == len(raw)
+    assert flat != raw
+    path.write_bytes(flat)
+    refused(path, str(path), name.decode(), "(320, 48)")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "meta"])

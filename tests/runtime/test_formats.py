@@ -1,6 +1,7 @@
 """The same model from every format: the same numbers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from formats_support import (
     write_meta,
     write_pickled,
 )
+from llama_cpp_peer import Peer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import Llama4ForCausalLM, LlamaForCausalLM
 
 from codellama.runtime.catalogue import known_models
 from codellama.runtime.config import FrequencyDivisors, Llama3Scaling
@@ -37,7 +39,7 @@ def expected(llama: LlamaForCausalLM) -> Tensor:
     return reference_logits(llama)
 
 
-def reference_logits(model: LlamaForCausalLM) -> Tensor:
+def reference_logits(model: LlamaForCausalLM | Llama4ForCausalLM) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = model(torch.tensor([IDS])).logits[0]
     return logits
@@ -64,7 +66,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return tensors
 
 
-def assert_same_model(path: Path, like: LlamaForCausalLM, expected: Tensor) -> None:
+def assert_same_model(path: Path, like: LlamaForCausalLM | Llama4ForCausalLM, expected: Tensor) -> None:
     """Logits within 1e-4 of the reference, and every weight bit for bit."""
     state = like.state_dict()
     tensors = tensors_of(open_checkpoint(path))
@@ -195,6 +197,48 @@ def test_every_family_from_every_format(tmp_path: Path, family: str) -> None:
     file = write_gguf(tmp_path / "m.gguf", model, divisors=divisors)
     for path in (tmp_path / "h", tmp_path / "m", file):
         assert_same_model(path, model, reference_logits(model))
+
+
+# GGUF does not give these; llama.cpp takes them for granted, and that 128 experts go without qk norm.
+LLAMA4_IN_GGUF = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_temperature_tuning": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama-4-scout", {}),
+        ("llama-4-maverick", {"num_local_experts": 128}),
+        ("llama-4-two-experts", {}),
+    ],
+)
+def test_llama4_from_gguf(tmp_path: Path, family: str, changes: dict[str, int]) -> None:
+    """As llama.cpp's conversion lays it out: the folder's description, weights, logits; llama.cpp's too."""
+    (tmp_path / "h").mkdir()
+    model = write_family(tmp_path / "h", family, **LLAMA4_IN_GGUF | changes)
+    assert isinstance(model, Llama4ForCausalLM)
+    rope, head_dim = model.config.rope_parameters, model.config.head_dim
+    divisors = rope["rope_theta"] ** -(torch.arange(0, head_dim, 2) / head_dim)
+    divisors /= model.model.rotary_emb.inv_freq
+    file = write_gguf(tmp_path / "m.gguf", model, divisors=divisors, pieces=0)
+    described, wanted = open_checkpoint(file).config, open_checkpoint(tmp_path / "h").config
+    assert isinstance(described.rope_scaling, FrequencyDivisors)
+    assert replace(described, rope_scaling=wanted.rope_scaling, norm_eps=wanted.norm_eps) == wanted
+    expected = reference_logits(model)
+    assert_same_model(file, model, expected)
+    with Peer(file) as peer:
+        torch.testing.assert_close(peer.logits(IDS), expected, atol=1e-4, rtol=0)
+
+
+def test_llama4_experts_in_q8_0(tmp_path: Path) -> None:
+    """Quantised experts are those that were written, each within half a step of its block."""
+    (tmp_path / "h").mkdir()
+    shape = {"hidden_size": 96, "intermediate_size": 64, "num_attention_heads": 6}
+    model = write_family(tmp_path / "h", "llama-4-scout", **LLAMA4_IN_GGUF, **shape)
+    assert isinstance(model, Llama4ForCausalLM)
+    found = tensors_of(open_checkpoint(write_gguf(tmp_path / "m.gguf", model, "Q8_0")))
+    for name, weight in model.state_dict().items():
+        if ".experts." in name:
+            torch.testing.assert_close(found[name], weight, atol=float(weight.abs().max()) / 250, rtol=0)
 
 
 @pytest.mark.parametrize(
