@@ -20,10 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Llama4ForCausalLM, LlamaForCausalLM
 
+from codellama.runtime import load_tokenizer
 from codellama.runtime.catalogue import known_models
-from codellama.runtime.config import FrequencyDivisors, Llama3Scaling
+from codellama.runtime.config import FrequencyDivisors, Llama3Scaling, ModelConfig
 from codellama.runtime.model import Transformer
+from codellama.runtime.rope import frequencies
 from codellama.runtime.weights.checkpoint import Checkpoint, open_checkpoint
+from codellama.runtime.weights.description import description
 from codellama.runtime.weights.loading import load_transformer
 
 IDS = [*range(1, 200, 3), 268, 0, 269]
@@ -212,7 +215,10 @@ LLAMA4_IN_GGUF = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_tempe
     ],
 )
 def test_llama4_from_gguf(tmp_path: Path, family: str, changes: dict[str, int]) -> None:
-    """As llama.cpp's conversion lays it out: the folder's description, weights, logits; llama.cpp's too."""
+    """As llama.cpp's conversion lays it out: the folder's description, weights, logits; llama.cpp's too.
+
+    What a folder made of it would say is the first one's description again.
+    """
     (tmp_path / "h").mkdir()
     model = write_family(tmp_path / "h", family, **LLAMA4_IN_GGUF | changes)
     assert isinstance(model, Llama4ForCausalLM)
@@ -223,6 +229,10 @@ def test_llama4_from_gguf(tmp_path: Path, family: str, changes: dict[str, int]) 
     described, wanted = open_checkpoint(file).config, open_checkpoint(tmp_path / "h").config
     assert isinstance(described.rope_scaling, FrequencyDivisors)
     assert replace(described, rope_scaling=wanted.rope_scaling, norm_eps=wanted.norm_eps) == wanted
+    fields = description(described, load_tokenizer(tmp_path / "h"), "float32", file)
+    again = ModelConfig.from_hugging_face(fields, "config.json")
+    torch.testing.assert_close(frequencies(again), frequencies(wanted), rtol=1e-5, atol=0)
+    assert replace(again, rope_scaling=wanted.rope_scaling, norm_eps=wanted.norm_eps) == wanted
     expected = reference_logits(model)
     assert_same_model(file, model, expected)
     with Peer(file) as peer:

@@ -88,14 +88,15 @@ def _scaling(config: ModelConfig, source: Path) -> dict[str, Any] | None:
 
 
 def _recognised(config: ModelConfig, divisors: FrequencyDivisors, source: Path) -> Llama3Scaling:
-    """The scaling behind the divisors of a GGUF file: Llama 3's with its bounds of 1 and 4, no other."""
+    """The scaling behind the divisors of a GGUF file: Llama 3's (bounds 1 and 4) or Llama 4's (1 and 1)."""
     wanted = frequencies(config)
+    high = 1.0 if config.llama4 else 4.0
     for original in (2**n for n in range(4, 24)):
-        scaling = Llama3Scaling(max(divisors.divisors), 1.0, 4.0, original)
+        scaling = Llama3Scaling(max(divisors.divisors), 1.0, high, original)
         found = frequencies(replace(config, rope_scaling=scaling))
         if torch.allclose(found, wanted, rtol=1e-5, atol=0):
             return scaling
     raise CheckpointError(
-        f"{source} divides its rotary frequencies by numbers that are not Llama 3's, which a Hugging Face "
-        "folder cannot say: convert it to a .gguf file."
+        f"{source} divides its rotary frequencies by numbers that are not Llama 3's or 4's, which a Hugging "
+        "Face folder cannot say: keep the .gguf file."
     )
