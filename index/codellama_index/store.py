@@ -125,6 +125,11 @@ class Store:
                     connections.writer.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
                 connections.writer.execute("VACUUM")
 
+    def look(self) -> None:
+        """This thread reads the database that is there now, not one that was deleted just before."""
+        with translated(self._find):
+            self._connections()
+
     def close(self) -> None:
         """Closes the connections of all threads; later use opens new ones."""
         self._generation += 1

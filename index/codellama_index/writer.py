@@ -46,6 +46,7 @@ class Writer:
         """
         with self._locked(cancelled):
             store = self._target()
+            store.look()  # what is read before a write must be what is written to
             try:
                 try:
                     done = work(store)
