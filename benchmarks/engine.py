@@ -169,10 +169,10 @@ def _under(name: str, value: float, goal: float, unit: str = "ms") -> Figure:
 
 
 def speculation(folder: Path, rounds: int) -> list[Figure]:
-    """Drafts by prompt lookup, on a text that the model repeats and on one it does not, against none.
+    """Drafts by prompt lookup against none, after a text that repeats itself and after code.
 
-    A random model soon repeats itself when greedy: that is the repeating case. The other draws each token at
-    a high temperature through the same greedy path, by a prompt whose endings all differ.
+    A random model that chooses greedily soon repeats itself after either, so what drafts cost where nothing
+    repeats is not measured here.
     """
     from codellama.runtime.speculate import PromptLookup
 
@@ -184,7 +184,10 @@ def speculation(folder: Path, rounds: int) -> list[Figure]:
         return engine.run(CompletionRequest(prompt, 96)).stats.decode_s
 
     figures = []
-    for name, prompt, goal in (("repeating text", "x = 1\n" * 40, 1.5), ("other text", _CODE[:400], 0.95)):
+    for name, prompt, goal in (
+        ("repeating text", "x = 1\n" * 40, 1.5),
+        ("an answer to code", _CODE[:400], 0.95),
+    ):
         with_drafts, without = best(
             rounds, lambda text=prompt: run(text, True), lambda text=prompt: run(text, False)
         )

@@ -186,7 +186,8 @@ class Engine:
         check_room(self._needs, positions, self._device, self._sessions.idle_bytes)
         short = self._needs.bytes(positions) - usable_bytes(self._device)
         if short > 0:
-            self._sessions.make_room(short)
+            with self._scheduler.alone():  # a step may be taking the very cache that would be given back
+                self._sessions.make_room(short)
 
 
 class _Answer:

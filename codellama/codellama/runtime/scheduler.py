@@ -46,7 +46,6 @@ class Job:
         self.logits: Tensor | None = None  # [V] of the last position, once the prompt is through
         self.reused = 0
         self.prefill_s = self.decode_s = 0.0
-        self.drafted = self.accepted = 0
         self.ended = False
         self.was_cancelled = False
         self.error: Exception | None = None
@@ -198,8 +197,6 @@ class Scheduler:
                 break
         if draft and lookup is not None:
             lookup.judged(len(draft), kept)
-            job.drafted += len(draft)
-            job.accepted += kept
             cache.rewind(start + 1 + kept)
         job.logits = logits[kept]
 
