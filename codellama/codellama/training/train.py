@@ -41,7 +41,7 @@ class Recipe:
     """What a run is made of; lengths in tokens, `minutes` of wall time in all."""
 
     minutes: float
-    pieces: int = 4_090
+    pieces: int = 8_186
     dim: int = 256
     layers: int = 6
     heads: int = 4
@@ -52,7 +52,7 @@ class Recipe:
     long_length: int = 2_048  # every fourth batch is one row of this length, with several extras
     muon_rate: float = 0.015
     adam_rate: float = 0.003
-    decay: float = 0.6  # the share of the time over which the rates fall
+    decay: float = 0.4  # the share of the time over which the rates fall
     every: int = 8  # updates between two means of the processes' weights
     seed: int = 0
 
