@@ -33,6 +33,8 @@ _LLAMA4 = {
     "floor_scale": 32,
     "rope_parameters": _llama3(16.0, 1.0, 1.0),
 }
+# GGUF does not give these; llama.cpp takes them for granted, and that 128 experts go without qk norm.
+LLAMA4_IN_GGUF = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_temperature_tuning": True}
 
 LLAMAS: dict[str, dict[str, Any]] = {
     "llama-1": {"num_key_value_heads": 4, "rope_parameters": _rope(1e4), "rms_norm_eps": 1e-6},

@@ -4,6 +4,7 @@ Hugging Face by transformers, Meta by torch.save after splitting as Meta's model
 the gguf package after llama.cpp's conversion.
 """
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -143,6 +144,95 @@ def write_meta(
     (folder / "params.json").write_text(json.dumps(params))
     write_tokenizer(folder)
     return folder
+
+
+META_LLAMA4_NAMES = {
+    "self_attn.o_proj.weight": ("attention.wo.weight", 1),
+    "input_layernorm.weight": ("attention.wqkv.layer_norm_weight", None),
+    "feed_forward.down_proj.weight": ("feed_forward.mlp.fc2_weight", 1),
+    "feed_forward.experts.down_proj": ("feed_forward.experts.moe_w_out_eF_D", 1),
+    "feed_forward.shared_expert.gate_proj.weight": ("feed_forward.w_in_shared_FD.weight", 0),
+    "feed_forward.shared_expert.up_proj.weight": ("feed_forward.w_swiglu_FD.weight", 0),
+    "feed_forward.shared_expert.down_proj.weight": ("feed_forward.w_out_shared_DF.weight", 1),
+}
+
+
+def write_meta_llama4(folder: Path, model: Llama4ForCausalLM, ranks: int, *, flat: bool = True) -> Path:
+    """As Meta hands out Llama 4: attention and dense layers fused, experts of a layer one below the other.
+
+    `flat` False leaves the experts stacked and the projections of attention apart, which Meta's code
+    takes as well. What its layers keep beside weights, and what sees pictures, is there too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    state = model.state_dict()
+    for rank in range(ranks):
+        part: dict[str, Any] = {
+            "tok_embeddings.weight": state["model.embed_tokens.weight"].chunk(ranks)[rank],
+            "output.weight": state["lm_head.weight"].chunk(ranks)[rank],
+            "norm.weight": state["model.norm.weight"],
+            "rope.freqs": torch.ones(config.head_dim // 2),
+            "vision_projection.weight": torch.ones(4, 4),
+        }
+        for layer in range(config.num_hidden_layers):
+            before = f"model.layers.{layer}."
+            own = {name.removeprefix(before): t for name, t in state.items() if name.startswith(before)}
+            for name, tensor in _meta_llama4_layer(own, rank, ranks, flat).items():
+                part[f"layers.{layer}.{name}"] = tensor
+            part[f"layers.{layer}.attention.wqkv._extra_state"] = io.BytesIO(b"\x80state" * layer)
+        torch.save(part, folder / f"consolidated.{rank:02}.pth")
+    params = {
+        **{"dim": config.hidden_size, "n_layers": config.num_hidden_layers, "vocab_size": config.vocab_size},
+        **{"n_heads": config.num_attention_heads, "n_kv_heads": config.num_key_value_heads},
+        **{"multiple_of": 16, "ffn_exp": 4.0, "norm_eps": config.rms_norm_eps},
+        "ffn_dim_multiplier": 0.995 * config.intermediate_size_mlp / int(8 * config.hidden_size / 3),
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "use_scaled_rope": True,
+        "attention_chunk_size": config.attention_chunk_size,
+        "nope_layer_interval": 4,
+        "use_qk_norm": config.use_qk_norm,
+        "attn_temperature_tuning": bool(config.attn_temperature_tuning),
+        "floor_scale": config.floor_scale,
+        "vision_args": {"dim": 8},
+        "moe_args": {
+            **{"num_experts": config.num_local_experts, "top_k": config.num_experts_per_tok},
+            **{"capacity_factor": 1.0, "interleave_moe_layer_step": config.interleave_moe_layer_step},
+        },
+    }
+    (folder / "params.json").write_text(json.dumps(params))
+    write_tokenizer(folder)
+    return folder
+
+
+def _meta_llama4_layer(own: dict[str, Tensor], rank: int, ranks: int, flat: bool) -> dict[str, Tensor]:
+    """One layer's tensors in one file."""
+
+    def mine(name: str, dimension: int = 0) -> Tensor:
+        return own[name].chunk(ranks, dimension)[rank]
+
+    norm = own["post_attention_layernorm.weight"]
+    queries, keys, values = (mine(f"self_attn.{n}_proj.weight") for n in "qkv")
+    part = (
+        {"attention.wqkv.weight": torch.cat([queries, keys, values])}
+        if flat
+        else {f"attention.w{n}.weight": t for n, t in zip("qkv", (queries, keys, values), strict=True)}
+    )
+    for name, (theirs, dimension) in META_LLAMA4_NAMES.items():
+        if name in own:
+            part[theirs] = own[name] if dimension is None else mine(name, dimension)
+    if "feed_forward.router.weight" in own:
+        gate, up = own["feed_forward.experts.gate_up_proj"].chunk(2, -1)
+        part["feed_forward.experts.moe_w_in_eD_F"] = gate.chunk(ranks, -1)[rank]
+        part["feed_forward.experts.moe_w_swiglu_eD_F"] = up.chunk(ranks, -1)[rank]
+        part["feed_forward.router_DE"] = own["feed_forward.router.weight"].T.contiguous()
+        part["feed_forward.norm.weight"] = norm
+        for name in [name for name in part if ".moe_w_" in name and flat]:
+            part[name] = part[name].flatten(0, 1)
+    else:
+        both = [mine(f"feed_forward.{n}_proj.weight") for n in ("gate", "up")]
+        part["feed_forward.mlp.fc1_weight"] = torch.cat(both)
+        part["feed_forward.mlp.layer_norm_weight"] = norm
+    return part
 
 
 def _slice(name: str, tensor: Tensor, dimension: int, rank: int, ranks: int, config: LlamaConfig) -> Tensor:

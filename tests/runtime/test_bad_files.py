@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 import torch
 from family_support import write_family
-from formats_support import copy, make_llama, write_gguf, write_hugging_face, write_meta, write_pickled
+from formats_support import (
+    copy,
+    make_llama,
+    write_gguf,
+    write_hugging_face,
+    write_meta,
+    write_meta_llama4,
+    write_pickled,
+)
 from safetensors.torch import load_file, save_file
 
 from codellama.runtime import load_engine
@@ -435,7 +443,10 @@ def test_archives_without_end(bad: Callable[[str], Path]) -> None:
         ({"norm_eps": float("nan")}, "norm_eps"),
         ({"rope_theta": -1}, "base"),
         ({"multiple_of": 0}, "params.json"),
-        ({"moe_args": {"num_experts": 16}}, "moe_args"),
+        ({"moe_args": {"num_experts": 16}}, "ffn_exp"),
+        ({"moe_args": 16}, "params.json"),
+        ({"use_qk_norm": True, "n_layers": 10**9}, "layers"),
+        ({"vision_chunk_size": 560}, "vision_chunk_size"),
         ({"quantization_args": {"scheme": "int8"}}, "quantization_args"),
         ({"ffn_dim_multiplier": 1e300}, "size"),
     ],
@@ -446,6 +457,45 @@ def test_contradictory_params(bad: Callable[[str], Path], changes: dict[str, Any
     params = path / "params.json"
     params.write_text(json.dumps(json.loads(params.read_text()) | changes))
     refused(path, str(path), word)
+
+
+DENSE, EXPERT = "layers.0.feed_forward.mlp.fc1_weight", "layers.1.feed_forward.experts.moe_w_in_eD_F"
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("layers.0.attention.wqkv.weight", lambda t: t[:-1]),
+        (DENSE, lambda t: t[:-1]),
+        (DENSE, lambda t: t[0, 0]),
+        (DENSE, lambda t: t.to(torch.int8)),
+        (EXPERT, lambda t: t[:-1]),
+        (EXPERT, lambda t: t[:0]),
+        (EXPERT, lambda t: t[:, :-1]),
+        (EXPERT, lambda t: t[:, 0]),
+        (EXPERT, lambda t: t.to(torch.int8)),
+        (EXPERT, None),
+        ("layers.1.feed_forward.experts.moe_w_out_eF_D", lambda t: t[:, :-1]),
+        ("layers.1.feed_forward.router_DE", lambda t: t[:, :-1]),
+        ("layers.1.feed_forward.w_in_shared_FD.weight", None),
+    ],
+)
+def test_contradictory_meta_llama4(
+    tmp_path: Path, name: str, edit: Callable[[torch.Tensor], torch.Tensor] | None
+) -> None:
+    """Llama 4's fused and stacked weights against its description."""
+    (tmp_path / "h").mkdir()
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20}
+    model = write_family(tmp_path / "h", "llama-4-maverick", **shape)
+    path = write_meta_llama4(tmp_path / "m", model, 2)
+    file = path / "consolidated.01.pth"
+    tensors = torch.load(file, weights_only=False)
+    if edit is None:
+        del tensors[name]
+    else:
+        tensors[name] = edit(tensors[name])
+    torch.save(tensors, file)
+    refused(path, str(path))
 
 
 def test_ranks_that_differ(tmp_path: Path) -> None:

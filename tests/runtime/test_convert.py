@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_support import LLAMAS, write_family
+from family_support import LLAMA4_IN_GGUF, LLAMAS, write_family
 from formats_support import make_llama, write_hugging_face, write_meta
+from llama_cpp_peer import Peer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -193,8 +194,46 @@ def test_a_chat_template_goes_along(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "chat_template.jinja").read_text() == template
 
 
-def test_llama_4_has_no_gguf_file(tmp_path: Path) -> None:
-    """It is refused before anything is written, with what to do instead."""
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama-4-scout", {}),
+        ("llama-4-maverick", {"num_local_experts": 128}),
+        ("llama-4-two-experts", {"attn_temperature_tuning": True}),
+    ],
+)
+def test_llama_4_as_a_gguf_file_and_back(tmp_path: Path, family: str, changes: dict[str, int]) -> None:
+    """Experts apart and transposed, as llama.cpp wants them: it computes the same logits, and so do we."""
+    (tmp_path / "a").mkdir()
+    write_family(tmp_path / "a", family, **LLAMA4_IN_GGUF | changes)
+    convert(tmp_path / "a", tmp_path / "b.gguf", "f32")
+    convert(tmp_path / "b.gguf", tmp_path / "c", "f32")
+    expected = reference(tmp_path / "a")
+    for name in ("b.gguf", "c"):
+        torch.testing.assert_close(logits(tmp_path / name), expected, atol=1e-4, rtol=0)
+    with Peer(tmp_path / "b.gguf") as peer:
+        torch.testing.assert_close(peer.logits(IDS[0].tolist()), expected, atol=1e-4, rtol=0)
+
+
+def test_llama_4_in_eight_bits(tmp_path: Path) -> None:
+    """Quantised experts are within their rounding; routers stay whole, as llama.cpp leaves them."""
+    (tmp_path / "a").mkdir()
+    shape = {"hidden_size": 96, "intermediate_size": 64, "num_attention_heads": 6}
+    model = write_family(tmp_path / "a", "llama-4-scout", **LLAMA4_IN_GGUF | shape)
+    convert(tmp_path / "a", tmp_path / "b.gguf", "q8_0")
+    kinds = {t.name: t.dtype for t in read_header(tmp_path / "b.gguf").tensors}
+    assert kinds["blk.1.ffn_up_exps.weight"] == kinds["blk.1.ffn_down_exps.weight"] == "Q8_0"
+    assert kinds["blk.1.ffn_gate_inp.weight"] == "F32"
+    found = load_transformer(open_checkpoint(tmp_path / "b.gguf"), torch.device("cpu"), torch.float32)
+    ours = dict(found.named_parameters())
+    for name, weight in model.named_parameters():
+        if ".experts." in name:
+            step = float(weight.detach().abs().max()) / 250
+            torch.testing.assert_close(ours[name.removeprefix("model.")], weight, atol=step, rtol=0)
+
+
+def test_a_llama_4_of_another_make_has_no_gguf_file(tmp_path: Path) -> None:
+    """GGUF cannot say what it is: it is refused before anything is written, with what to do instead."""
     (tmp_path / "a").mkdir()
     write_family(tmp_path / "a", "llama-4-scout")
     with pytest.raises(InvalidRequest, match="name a folder"):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_support import LLAMAS, write_family
+from family_support import LLAMA4_IN_GGUF, LLAMAS, write_family
 from formats_support import (
     LLAMA3_ROPE,
     make_llama,
     write_gguf,
     write_hugging_face,
     write_meta,
+    write_meta_llama4,
     write_pickled,
 )
 from llama_cpp_peer import Peer
@@ -202,10 +203,6 @@ def test_every_family_from_every_format(tmp_path: Path, family: str) -> None:
         assert_same_model(path, model, reference_logits(model))
 
 
-# GGUF does not give these; llama.cpp takes them for granted, and that 128 experts go without qk norm.
-LLAMA4_IN_GGUF = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_temperature_tuning": True}
-
-
 @pytest.mark.parametrize(
     ("family", "changes"),
     [
@@ -237,6 +234,58 @@ def test_llama4_from_gguf(tmp_path: Path, family: str, changes: dict[str, int]) 
     assert_same_model(file, model, expected)
     with Peer(file) as peer:
         torch.testing.assert_close(peer.logits(IDS), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks", "flat"),
+    [
+        ("llama-4-scout", 1, True),
+        ("llama-4-scout", 2, True),
+        ("llama-4-maverick", 2, True),
+        ("llama-4-maverick", 1, False),
+        ("llama-4-two-experts", 2, False),
+    ],
+)
+def test_llama4_from_meta(tmp_path: Path, family: str, ranks: int, flat: bool) -> None:
+    """Meta's own layout, in one and two files, fused or not: the folder's description, weights, logits."""
+    (tmp_path / "h").mkdir()
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20}
+    rope = LLAMAS["llama-4-scout"]["rope_parameters"] | {"original_max_position_embeddings": 8192}
+    model = write_family(tmp_path / "h", family, **shape, rope_parameters=rope)
+    assert isinstance(model, Llama4ForCausalLM)
+    folder = write_meta_llama4(tmp_path / "m", model, ranks, flat=flat)
+    found, wanted = open_checkpoint(folder).config, open_checkpoint(tmp_path / "h").config
+    assert replace(found, max_context=wanted.max_context) == wanted  # params.json gives no context
+    assert_same_model(folder, model, reference_logits(model))
+
+
+def test_llama4_without_experts_from_meta(tmp_path: Path) -> None:
+    """A dense model of Llama 4's make, as Llama Guard 4 is: all layers without experts."""
+    (tmp_path / "h").mkdir()
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20, "moe_layers": []}
+    rope = LLAMAS["llama-4-scout"]["rope_parameters"] | {"original_max_position_embeddings": 8192}
+    model = write_family(tmp_path / "h", "llama-4-scout", **shape, rope_parameters=rope)
+    assert isinstance(model, Llama4ForCausalLM)
+    folder = write_meta_llama4(tmp_path / "m", model, 2)
+    params = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps({"model": params | {"moe_args": None}}))
+    assert_same_model(folder, model, reference_logits(model))
+
+
+@pytest.mark.parametrize(
+    ("dim", "moe", "width"),
+    [
+        (5120, {"num_experts": 16, "capacity_factor": 1.0}, 8192),
+        (5120, {"num_experts": 128, "capacity_factor": 1.0, "auto_scale_F": True}, 8192),
+        (5120, {"num_experts": 16, "auto_scale_F": False}, 16384),
+    ],
+)
+def test_meta_expert_width(dim: int, moe: dict[str, float], width: int) -> None:
+    """The published models' experts are 8,192 wide, half of a dense layer's width."""
+    from codellama.runtime.weights.meta_llama4 import expert_dim
+
+    params = {"dim": dim, "ffn_exp": 4.0, "ffn_dim_multiplier": 1.2, "multiple_of": 2048}
+    assert expert_dim(params, moe) == width
 
 
 def test_llama4_experts_in_q8_0(tmp_path: Path) -> None:

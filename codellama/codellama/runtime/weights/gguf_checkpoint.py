@@ -6,7 +6,7 @@ turned from llama.cpp's to Hugging Face's. Quantised tensors come out in float32
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -114,6 +114,18 @@ def hugging_face_name(name: str, llama4: bool = False) -> str | None:
     return _TOP.get(name)
 
 
+def implied_llama4(experts: int, per_token: int, width: int, moe: Sequence[int], layers: int) -> Llama4:
+    """The Llama 4 that a file with these experts holds: all else llama.cpp takes for granted."""
+    return Llama4(
+        experts=experts,
+        experts_per_token=per_token,
+        expert_dim=width,
+        moe_layers=tuple(moe),
+        nope_layers=tuple(range(3, layers, 4)),
+        qk_norm=experts != _MAVERICK_EXPERTS,
+    )
+
+
 def _experts(
     path: Path, llama4: Llama4, stored: Mapping[str, GgufTensor]
 ) -> Iterator[tuple[str, tuple[GgufTensor, ...]]]:
@@ -211,14 +223,12 @@ class _Description:
         layers, step = self._size("block_count"), self._size("interleave_moe_layer_step")
         if layers > _MOST_LAYERS:
             raise CheckpointError(f"{self._path} describes a model of {layers} layers: {AGAIN}")
-        experts = self._size("expert_count")
-        return Llama4(
-            experts=experts,
-            experts_per_token=self._size("expert_used_count"),
-            expert_dim=self._size("expert_feed_forward_length"),
-            moe_layers=tuple(range(step - 1, layers, step)),
-            nope_layers=tuple(range(3, layers, 4)),
-            qk_norm=experts != _MAVERICK_EXPERTS,
+        return implied_llama4(
+            self._size("expert_count"),
+            self._size("expert_used_count"),
+            self._size("expert_feed_forward_length"),
+            range(step - 1, layers, step),
+            layers,
         )
 
     def _number(self, key: str, default: float | None = None) -> float:

@@ -172,8 +172,14 @@ class _Table(pickle._Unpickler):
             raise ValueError("it puts a value into what is no table")
         target.update(zip(items[::2], items[1::2], strict=True))
 
+    def load_newobj(self) -> None:
+        self.stack.pop()
+        if self.stack.pop() is not _bytes:
+            raise ValueError("it makes an object that is none of a table's")
+        self.stack.append(_BYTES)
+
     def load_build(self) -> None:
-        self.stack.pop()  # the version notes that a state dict carries
+        self.stack.pop()  # the version notes that a state dict carries, or the content of bytes
 
 
 def _allow() -> None:
@@ -200,6 +206,7 @@ def _allow() -> None:
     _Table.dispatch[pickle.SETITEM[0]] = _Table.load_setitem
     _Table.dispatch[pickle.SETITEMS[0]] = _Table.load_setitems
     _Table.dispatch[pickle.BUILD[0]] = _Table.load_build
+    _Table.dispatch[pickle.NEWOBJ[0]] = _Table.load_newobj
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Stored:
@@ -219,10 +226,20 @@ def _ordered_dict() -> dict[str, Any]:
     return {}
 
 
+def _bytes(*_: Any) -> object:
+    """Bytes, which Llama 4's files hold beside tensors: the layers' extra state, of no use to us."""
+    return _BYTES
+
+
+_BYTES = object()
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("collections", "OrderedDict"): _ordered_dict,
+    ("_io", "BytesIO"): _bytes,
+    ("_codecs", "encode"): _bytes,
+    ("__builtin__", "bytes"): _bytes,
+    ("builtins", "bytes"): _bytes,
 }
 _allow()
 
@@ -242,6 +259,8 @@ def _placed(
     starts: dict[str, int] = {}
     found: list[Extent] = []
     for name, stored in table.items():
+        if stored is _BYTES:
+            continue
         if not isinstance(stored, _Stored):
             refuse(name, "is no tensor")
         storage = stored.storage

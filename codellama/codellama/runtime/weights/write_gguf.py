@@ -1,9 +1,12 @@
 """Writes a checkpoint as a GGUF file that llama.cpp loads, through the gguf package.
 
-Llama in all its versions; Llama 4's experts are laid out otherwise and are refused.
+Llama in all its versions. Of Llama 4, GGUF holds sizes only; llama.cpp takes for granted which layers see
+everything, how long chunks are and which model goes without norms, so that others than those are refused.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codellama.runtime.chat import read_template
-from codellama.runtime.config import LinearScaling, ModelConfig
+from codellama.runtime.config import LinearScaling, Llama4, ModelConfig
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.rope import frequencies
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.vocabulary import PieceKind
-from codellama.runtime.weights.gguf_checkpoint import FAMILY_KEY
+from codellama.runtime.weights.gguf_checkpoint import FAMILY_KEY, implied_llama4
 from codellama.runtime.weights.loading import Progress, load_tensor, outline
 from codellama.runtime.weights.tensors import Checkpoint, TensorInfo
 
@@ -51,11 +54,16 @@ _QUANTISED_AT_ONCE = 4 * 2**20  # weights: what quantising needs beside the tens
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """One tensor of the file: its name there, where it is read, and its type."""
+    """One tensor of the file: its name there, where it is read, its shape and type.
+
+    `columns` are those of Hugging Face's stack of experts whose transpose it is, None for other tensors.
+    """
 
     name: str
     info: TensorInfo
+    shape: tuple[int, ...]
     kind: GGMLQuantizationType
+    columns: slice | None = None
 
 
 def planned_bytes(checkpoint: Checkpoint, type_: str) -> int:
@@ -70,7 +78,7 @@ def write(checkpoint: Checkpoint, tokenizer: Tokenizer, file: Path, type_: str, 
     OSError where the disk is full.
     """
     plan = _plan(checkpoint, type_)
-    writer = GGUFWriter(file, "llama")
+    writer = GGUFWriter(file, "llama4" if checkpoint.config.llama4 else "llama")
     try:
         writer.add_name(checkpoint.path.name.removesuffix(".gguf"))
         writer.add_file_type(TYPES[type_][1])
@@ -85,7 +93,7 @@ def write(checkpoint: Checkpoint, tokenizer: Tokenizer, file: Path, type_: str, 
             writer.add_tensor_info("rope_freqs.weight", divisors.shape, divisors.dtype, divisors.nbytes)
         for tensor in plan:
             writer.add_tensor_info(
-                tensor.name, tensor.info.shape, np.dtype(np.float32), _nbytes(tensor), raw_dtype=tensor.kind
+                tensor.name, tensor.shape, np.dtype(np.float32), _nbytes(tensor), raw_dtype=tensor.kind
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -107,29 +115,56 @@ def rope_divisors(config: ModelConfig) -> NDArray[np.float32] | None:
 
 
 def _plan(checkpoint: Checkpoint, type_: str) -> list[_Planned]:
-    if checkpoint.config.llama4:
-        raise InvalidRequest(
-            f"{checkpoint.path} is a Llama 4, whose experts are not written to GGUF: name a folder to make "
-            "instead of a .gguf file."
-        )
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, checkpoint.config.n_layers)
+    config = checkpoint.config
+    if config.llama4:
+        _check_llama4(checkpoint.path, config, config.llama4)
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA4 if config.llama4 else MODEL_ARCH.LLAMA, config.n_layers)
     plan = []
     for info in outline(checkpoint)[1].values():
-        name = names.get_name(info.name, try_suffixes=(".weight", ".bias"))
-        assert name is not None, f"GGUF has no name for {info.name}"
-        plan.append(_Planned(name, info, _kind(name, info.shape, TYPES[type_][0], checkpoint.config)))
+        for ours, shape, columns in _parts(info):
+            name = names.get_name(ours, try_suffixes=(".weight", ".bias"))
+            assert name is not None, f"GGUF has no name for {ours}"
+            name += "" if name.endswith((".weight", ".bias")) else ".weight"
+            kind = _kind(name, shape, TYPES[type_][0], config)
+            plan.append(_Planned(name, info, shape, kind, columns))
     return plan
+
+
+def _parts(info: TensorInfo) -> Iterator[tuple[str, tuple[int, ...], slice | None]]:
+    """What the file holds of a tensor: experts transposed, their gate and up projections apart."""
+    stem, _, last = info.name.rpartition(".experts.")
+    if not stem:
+        yield info.name, info.shape, None
+        return
+    experts, rows, columns = info.shape
+    parts = ("gate_proj", "up_proj") if last == "gate_up_proj" else (last,)
+    width = columns // len(parts)
+    for n, part in enumerate(parts):
+        yield f"{stem}.experts.{part}", (experts, width, rows), slice(n * width, (n + 1) * width)
+
+
+def _check_llama4(path: Path, config: ModelConfig, llama4: Llama4) -> None:
+    """Refuses a Llama 4 that llama.cpp would compute otherwise than it is."""
+    moe = llama4.moe_layers
+    step = moe[0] + 1 if moe else 1
+    regular = range(step - 1, config.n_layers, step)
+    sizes = (llama4.experts, llama4.experts_per_token, llama4.expert_dim)
+    if implied_llama4(*sizes, regular, config.n_layers) != llama4:
+        raise InvalidRequest(
+            f"{path} is a Llama 4 whose layers, chunks or temperature differ from the published models', for "
+            "which GGUF has no words: name a folder to make instead of a .gguf file."
+        )
 
 
 def _kind(
     name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType, config: ModelConfig
 ) -> GGMLQuantizationType:
-    """llama.cpp's own choice: vectors stay float32, the matrix that gives the logits keeps eight bits.
+    """llama.cpp's own choice: vectors and routers stay float32, the logits' matrix keeps eight bits.
 
     Its quantiser gives that matrix Q6_K, which the gguf package does not write; Q8_0 is what it falls back
     to itself. Rows that no block divides stay float16.
     """
-    if len(shape) == 1:
+    if len(shape) == 1 or "ffn_gate_inp" in name:
         return Type.F32
     if shape[-1] % GGML_QUANT_SIZES[wanted][0]:
         return Type.F16
@@ -139,7 +174,7 @@ def _kind(
 
 def _nbytes(planned: _Planned) -> int:
     per_block, size = GGML_QUANT_SIZES[planned.kind]
-    return int(np.prod(planned.info.shape)) // per_block * size
+    return prod(planned.shape) // per_block * size
 
 
 def _write_tensors(
@@ -149,7 +184,9 @@ def _write_tensors(
     for planned in plan:
         dtype = _FLOATS.get(planned.kind, torch.float32)
         tensor = load_tensor(checkpoint, planned.info, torch.device("cpu"), dtype)
-        if any(part in planned.name for part in _ROTATED):
+        if planned.columns:
+            tensor = tensor[..., planned.columns].mT
+        elif any(part in planned.name for part in _ROTATED) and not checkpoint.config.rope_interleaved:
             tensor = _pairs_from_halves(tensor, checkpoint.config.head_dim)
         writer.write_tensor_data(_encoded(tensor, planned.kind))
         done += _nbytes(planned)
@@ -166,10 +203,11 @@ def _encoded(tensor: Tensor, kind: GGMLQuantizationType) -> NDArray[Any]:
     """The tensor's bytes in its type."""
     if kind in _FLOATS:
         return tensor.contiguous().view(torch.uint8).numpy()
-    out = np.empty(quant_shape_to_byte_shape(tensor.shape, kind), dtype=np.uint8)
-    step = max(1, _QUANTISED_AT_ONCE // tensor.shape[-1])
-    for start in range(0, len(tensor), step):
-        out[start : start + step] = quants.quantize(tensor[start : start + step].numpy(), kind)
+    rows = tensor.flatten(0, -2)
+    out = np.empty(quant_shape_to_byte_shape(rows.shape, kind), dtype=np.uint8)
+    step = max(1, _QUANTISED_AT_ONCE // rows.shape[-1])
+    for start in range(0, len(rows), step):
+        out[start : start + step] = quants.quantize(rows[start : start + step].numpy(), kind)
     return out
 
 
@@ -186,6 +224,11 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.llama4:
+        writer.add_expert_count(config.llama4.experts)
+        writer.add_expert_used_count(config.llama4.experts_per_token)
+        writer.add_expert_feed_forward_length(config.llama4.expert_dim)
+        writer.add_interleave_moe_layer_step(config.llama4.moe_layers[0] + 1)
     if isinstance(config.rope_scaling, LinearScaling):
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
