@@ -163,6 +163,16 @@ class Index:
 
         return [Reference(r.path, r.name, r.line, line(r), r.span) for r in found]
 
+    def known_names(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are defined or used anywhere in the repository."""
+        wanted = set(names)
+
+        def find() -> set[str]:
+            defined = {name for name, _, _ in self._queries.definers(wanted)}
+            return defined | {n for n in wanted - defined if self._queries.references(n, 1)}
+
+        return self._reading(find) if wanted else set()
+
     def search(self, text: str, limit: int = 20) -> list[Hit]:
         """Passages by relevance to words."""
         return self._reading(lambda: retrieval.search(self._queries, self._line_reader(), text, limit))

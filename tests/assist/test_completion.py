@@ -13,9 +13,10 @@ import pytest
 from codellama.assist import completion
 from codellama.assist.completion import Completion, CompletionQuery, complete
 from codellama.runtime.records import InfillRequest, Packed, Result, Stats
-from codellama.serve.client import ModelClient
+from codellama.serve.client import ModelClient, ServeSettings
 from codellama_index import Index
 from codellama_index.errors import StoreError
+from codellama_index.records import OpenDocument, Snippet
 
 TEXT = "from retry import retry_delay\n\n\ndef pause(n):\n    return \n"
 CURSOR = TEXT.index("return ") + len("return ")
@@ -26,16 +27,17 @@ class StandIn(ModelClient):
     """Answers `text`; keeps the last request; packs every extra."""
 
     def __init__(self, text: str) -> None:
-        super().__init__()
+        super().__init__(ServeSettings(model="some"))
         self.text = text
         self.request = InfillRequest("", "")
+        self.mean_logprob: float | None = None
 
     async def infill(
         self, request: InfillRequest, *, model: str | None = None, deadline_s: float | None = None
     ) -> Result:
         self.request = request
         packed = tuple(Packed(extra.filename, 5, kept=True) for extra in request.extras)
-        return Result(self.text, (), "stop", Stats(tokens=3), packed)
+        return Result(self.text, (), "stop", Stats(tokens=3, mean_logprob=self.mean_logprob), packed)
 
 
 def run(client: StandIn, index: Index | None, query: CompletionQuery = QUERY) -> Completion:
@@ -75,17 +77,75 @@ def test_what_was_filtered_is_told() -> None:
     ("suffix", "asked", "stop"),
     [
         ("", None, ()),
-        (")\n", None, ()),
+        (")\n", None, ("\n",)),
         (" + 1\n", None, ("\n",)),
         ("", True, ("\n",)),
         (" + 1\n", False, ()),
     ],
 )
-def test_one_line_in_the_middle_of_a_line(suffix: str, asked: bool | None, stop: tuple[str, ...]) -> None:
-    """Code after the cursor asks for one line; the line's end, or closers, for as much as comes."""
+def test_one_line_or_a_block(suffix: str, asked: bool | None, stop: tuple[str, ...]) -> None:
+    """The syntax decides where nobody says; one line stops at its end."""
     client = StandIn("x")
     run(client, None, CompletionQuery("a.py", f"f({suffix}", 2, single_line=asked))
     assert client.request.stop == stop
+
+
+def test_nothing_is_sent_of_a_secret() -> None:
+    """Neither the file itself, nor an open buffer beside it."""
+    client = StandIn("x" * 8)
+    done = run(client, None, CompletionQuery(".env", "TOKEN=", 6))
+    assert (done.text, done.filters) == ("", ("secret by its name",))
+    assert client.request == InfillRequest("", "")
+
+
+def test_a_buffer_that_holds_a_secret_is_left_out(index: Index) -> None:
+    """Though an editor has it open, and it defines what the cursor's surroundings name."""
+    client = StandIn("retry_delay(n)")
+    key = f"def retry_delay(): ...\n# -----BEGIN PRIVATE KEY-----\n{'A' * 64}\n"
+    for text, sent in (("def retry_delay(): ...\n", True), (key, False)):
+        documents = (OpenDocument("open.py", text),)
+        run(client, index, replace(QUERY, open_documents=documents))
+        assert ("open.py" in [extra.filename for extra in client.request.extras]) == sent
+
+
+def test_recent_edits_go_along() -> None:
+    """Passages that were just edited are sent with their paths."""
+    client = StandIn("x")
+    run(client, None, replace(QUERY, recent=(Snippet("other.py", 3, 4, "edited()", 1.0, "edited"),)))
+    assert [(extra.filename, extra.text) for extra in client.request.extras] == [("other.py", "edited()")]
+
+
+def test_a_prompt_is_bounded() -> None:
+    """`prompt_bytes` holds for file and snippets together."""
+    client = StandIn("x")
+    snippets = tuple(Snippet(f"{n}.py", 1, 9, "y" * 90, 1.0, "edited") for n in range(9))
+    text = "x = 1\n" * 2000
+    query = CompletionQuery("a.py", text, 6000, recent=snippets, prompt_bytes=1000)
+    run(client, None, query)
+    request = client.request
+    size = len(request.prefix + request.suffix) + sum(len(extra.text) for extra in request.extras)
+    assert 500 < size <= 1000
+
+
+def test_unsure_answers_are_shown_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate on the mean log-probability holds for what comes unasked; why is told."""
+    client = StandIn("compute(first)")
+    client.mean_logprob = -3.0
+    done = run(client, None)
+    assert (done.text, done.filters) == ("", ("confidence",))
+    assert run(client, None, replace(QUERY, invoked=True)).text == "compute(first)"
+    client.mean_logprob = -0.001
+    assert run(client, None).text == "compute(first)"
+
+
+def test_unknown_names_demote(index: Index) -> None:
+    """The same answer at the same probability is shown where its name exists, and not where it does not."""
+    client = StandIn("retry_delay(first)")
+    client.mean_logprob = -0.55
+    assert run(client, index).text == "retry_delay(first)"
+    client.text = "retry_dalay(first)"
+    done = run(client, index)
+    assert (done.text, done.unknown) == ("", ("retry_dalay",))
 
 
 def test_a_slow_or_broken_index_costs_the_snippets_only(
@@ -100,4 +160,4 @@ def test_a_slow_or_broken_index_costs_the_snippets_only(
         raise StoreError("no disk")
 
     monkeypatch.setattr(Index, "context", broken)
-    assert run(StandIn("x"), index).text == "x"
+    assert run(StandIn("value"), index).text == "value"

@@ -1,17 +1,19 @@
 """A completion at a place in a file: gather context, ask the server, filter what comes back.
 
-While the model is at it, the repository's own files are asked too; the surer of the two is shown.
+While the model is at it, the repository's own files are asked too; the surer of the two is shown. Nothing is
+kept from one completion to the next.
 """
 
 import asyncio
-import re
-from dataclasses import dataclass, replace
+import math
+import time
+from dataclasses import dataclass, field, replace
 
-from codellama.assist import filters
-from codellama.assist.context import extras, windows
+from codellama.assist import filters, names, syntax
+from codellama.assist.context import allowed, extras, merged, refused, shares, windows
 from codellama.assist.precedents import guess_at, surer, trust_in
 from codellama.runtime.evidence import Guess
-from codellama.runtime.records import FinishReason, InfillRequest, Packed, Stats
+from codellama.runtime.records import Extra, FinishReason, InfillRequest, Packed, Result, Stats
 from codellama.serve.client import ModelClient
 from codellama_index import Index
 from codellama_index.errors import CodeIndexError
@@ -19,13 +21,19 @@ from codellama_index.records import OpenDocument, Snippet
 
 # The index stops by itself after 100 ms; this one is for a disk that hangs.
 _CONTEXT_TIMEOUT_S = 0.3
+_LARGE = 1_000_000  # characters of a document that the index is not asked about: it would take too long
+
+SURE = 0.25
+"""A model's mean probability of its tokens under which a suggestion is a guess in the dark. Not calibrated:
+the pocket model is held to `precedents.SHOWN` instead, which is."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionQuery:
     """Where a completion is wanted: byte `offset` in the UTF-8 of `text`, the file at `path`.
 
-    `single_line` None leaves it to what stands after the cursor.
+    `single_line` None leaves it to the syntax around the cursor. `recent` are passages that were just edited.
+    `prompt_bytes` bounds all that is sent. Where it was `invoked`, an unsure answer is better than none.
     """
 
     path: str
@@ -35,6 +43,9 @@ class CompletionQuery:
     single_line: bool | None = None
     open_documents: tuple[OpenDocument, ...] = ()
     budget_bytes: int = 6144
+    recent: tuple[Snippet, ...] = ()
+    prompt_bytes: int = 160_000
+    invoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,8 @@ class Completion:
     """What to insert at the offset ("" for nothing), where it came from and what it cost.
 
     `guess` is set where the text is not the model's but how a line went on elsewhere; `filters` and
-    `stats` are about the model's all the same.
+    `stats` are about the model's all the same. `said` is the model's text before all filters, `unknown` the
+    names in it that exist nowhere, `times` seconds by what took them.
     """
 
     text: str
@@ -52,6 +64,13 @@ class Completion:
     finish_reason: FinishReason
     filters: tuple[str, ...]
     guess: Guess | None = None
+    said: str = ""
+    single_line: bool = False
+    unknown: tuple[str, ...] = ()
+    times: dict[str, float] = field(default_factory=dict)
+
+
+NOTHING = Completion("", (), (), Stats(), "stop", ())
 
 
 async def complete(
@@ -62,42 +81,131 @@ async def complete(
     model: str | None = None,
     deadline_s: float | None = None,
 ) -> Completion:
-    """Asks the model for what belongs at the cursor; raises as the client does."""
-    snippets = await _snippets(index, query)
-    prefix, suffix = windows(query.text, query.offset)
-    single = _is_single_line(prefix, suffix) if query.single_line is None else query.single_line
-    request = InfillRequest(
-        prefix=prefix,
-        suffix=suffix,
-        extras=extras(snippets),
-        max_tokens=query.max_tokens,
-        stop=("\n",) if single else (),
+    """Asks the model for what belongs at the cursor; raises as the client does.
+
+    In a file that holds secrets nothing is sent, and there is no suggestion.
+    """
+    if reason := refused(query.path, query.text):
+        return replace(NOTHING, filters=(reason,))
+    began = time.perf_counter()
+    query = replace(query, open_documents=allowed(query.open_documents))
+    budget, own = shares(query.prompt_bytes, query.budget_bytes)
+    prefix, suffix = windows(query.text, query.offset, own)
+    snippets, single = await asyncio.gather(
+        _snippets(index, query, budget), _single_line(query, prefix, suffix)
     )
+    asked = time.perf_counter()
     guessing = asyncio.create_task(_guess(index, query, prefix, suffix))
     try:
+        request = _request(query, prefix, suffix, extras(snippets), single)
         result = await client.infill(request, model=model, deadline_s=deadline_s)
+        answered = time.perf_counter()
+        guess = await guessing
     except BaseException:
         guessing.cancel()
         raise
-    text, changed = filters.apply(result.text, prefix, suffix)
     trust = trust_in(model or client.settings.model)
-    text, guess = surer(text, result.text, result.stats, await guessing, trust)
+    judged = await asyncio.to_thread(_judged, result, query, (prefix, suffix), index, guess, single, trust)
     kept = {packed.filename for packed in result.packed if packed.kept}
-    sources = tuple(snippet for snippet in snippets if snippet.path in kept)
-    return Completion(text, sources, result.packed, result.stats, result.finish_reason, changed, guess)
+    times = {
+        "context_s": asked - began,
+        "model_s": answered - asked,
+        "filters_s": time.perf_counter() - answered,
+    }
+    return replace(
+        judged,
+        sources=tuple(snippet for snippet in snippets if snippet.path in kept),
+        times={name: round(value, 4) for name, value in times.items()},
+    )
 
 
-async def _snippets(index: Index | None, query: CompletionQuery) -> tuple[Snippet, ...]:
+def _request(
+    query: CompletionQuery, prefix: str, suffix: str, others: tuple[Extra, ...], single: bool
+) -> InfillRequest:
+    return InfillRequest(
+        prefix=prefix,
+        suffix=suffix,
+        extras=others,
+        max_tokens=query.max_tokens,
+        stop=("\n",) if single else (),
+    )
+
+
+def _judged(
+    result: Result,
+    query: CompletionQuery,
+    around: tuple[str, str],
+    index: Index | None,
+    guess: Guess | None,
+    single: bool,
+    trust: float,
+) -> Completion:
+    """What is shown of a model's answer, or of the guess, and why; for a thread: it parses."""
+    text, changed = _filtered(result, query.path, around, single)
+    unknown = names.unknown(query.path, text, *around, index)
+    shown, by = surer(text, result.text, result.stats, guess, trust * names.DOUBT ** len(unknown))
+    if query.invoked:
+        shown = shown or text
+    elif text and not shown:
+        changed = (*changed, "confidence")
+    elif shown and by is None and trust == 1.0 and _is_dark(result.stats):
+        shown, changed = "", (*changed, "confidence")
+    elif shown and filters.is_trifle(shown, *around):
+        shown, changed = "", (*changed, "is_trifle")
+    return Completion(
+        text=shown,
+        sources=(),
+        packed=result.packed,
+        stats=result.stats,
+        finish_reason=result.finish_reason,
+        filters=changed,
+        guess=by,
+        said=result.text,
+        single_line=single,
+        unknown=unknown,
+    )
+
+
+def _filtered(
+    result: Result, path: str, around: tuple[str, str], single: bool
+) -> tuple[str, tuple[str, ...]]:
+    """What the filters leave of a model's answer, and the names of those that changed it."""
+    text = result.text
+    changed: list[str] = []
+    if single:
+        text = filters.one_line(text)
+    elif result.finish_reason == "length":
+        text = filters.whole_lines(text)
+    if text != result.text:
+        changed.append("one_line" if single else "whole_lines")
+    text, applied = filters.apply(text, *around)
+    whole = syntax.sound(path, text, *around)[0]
+    return whole, (*changed, *applied, *(("sound",) if whole != text else ()))
+
+
+def _is_dark(stats: Stats) -> bool:
+    return stats.mean_logprob is not None and math.exp(stats.mean_logprob) < SURE
+
+
+async def _single_line(query: CompletionQuery, prefix: str, suffix: str) -> bool:
+    if query.single_line is not None:
+        return query.single_line
+    around = await asyncio.to_thread(syntax.surroundings, query.path, prefix, suffix)
+    return not around.block
+
+
+async def _snippets(index: Index | None, query: CompletionQuery, budget: int) -> tuple[Snippet, ...]:
     """Snippets of other files; none rather than a late or a failed answer."""
-    if index is None:
-        return ()
+    if index is None or len(query.text) > _LARGE:
+        return merged((), query.recent, budget)
     look_up = asyncio.to_thread(
-        index.context, query.path, query.offset, query.text, query.open_documents, query.budget_bytes
+        index.context, query.path, query.offset, query.text, query.open_documents, budget
     )
     try:
-        return tuple(await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S))
+        found = tuple(await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S))
     except (CodeIndexError, TimeoutError):
-        return ()
+        found = ()
+    return merged(found, query.recent, budget)
 
 
 async def _guess(index: Index | None, query: CompletionQuery, prefix: str, suffix: str) -> Guess | None:
@@ -111,9 +219,3 @@ async def _guess(index: Index | None, query: CompletionQuery, prefix: str, suffi
         return None
     text, _ = filters.apply(guess.text, prefix, suffix)
     return replace(guess, text=text) if text else None
-
-
-def _is_single_line(prefix: str, suffix: str) -> bool:
-    """In the middle of a line, one line is wanted; at its end, or before closers only, a block may be."""
-    rest = suffix.split("\n", 1)[0]
-    return re.fullmatch(r"[\s)\]}\"'`;:,>]*", rest) is None

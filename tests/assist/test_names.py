@@ -1,0 +1,34 @@
+"""Names in a suggestion that exist nowhere: a doubt, found with the real index."""
+
+import pytest
+
+from codellama.assist.names import unknown
+from codellama_index import Index
+
+CASES = [
+    # text, before, after, unknown
+    ("retry_delay(n)", "from retry import retry_delay\nx = ", "", ()),
+    ("retry_dalay(n)", "x = ", "", ("retry_dalay",)),
+    ("fetch(url).decode()", "x = ", "", ()),
+    ("self.nothing_such()", "    ", "", ("nothing_such",)),
+    ("lay(n)", "x = retry_de", "", ()),
+    ("lai(n)", "x = retry_de", "", ("retry_delai",)),
+    ("helper(1)", "def helper(x): ...\n", "", ()),
+    ("later(1)", "x = ", "\ndef later(): ...\n", ()),
+    ("def fresh(a):\n    return fresh(a - 1)", "", "", ()),
+    ('print("nobody_knows(this)")', "", "", ()),
+    ("len(sorted(x))", "", "", ()),
+]
+
+
+@pytest.mark.parametrize(("text", "prefix", "suffix", "expected"), CASES)
+def test_names_that_exist_nowhere(
+    index: Index, text: str, prefix: str, suffix: str, expected: tuple[str, ...]
+) -> None:
+    """Not in the file, not in the repository, not in the language; a begun word counts as a whole."""
+    assert unknown("new.py", text, prefix, suffix, index) == expected
+
+
+def test_without_an_index_nothing_is_unknown() -> None:
+    """Nobody could say so."""
+    assert unknown("new.py", "nobody_knows(1)", "", "", None) == ()

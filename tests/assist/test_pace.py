@@ -1,0 +1,44 @@
+"""Prompts and answers that fit a latency, from measured rates."""
+
+from codellama.assist.pace import Pace, Room
+from codellama.runtime.records import Stats
+
+ALL = Room(160_000, 64)
+
+
+def test_unknown_rates_allow_everything() -> None:
+    """Before anything was measured nothing is cut."""
+    assert Pace().room(0.3, 64, 160_000) == ALL
+
+
+def test_a_slow_server_gets_less() -> None:
+    """Half the rate, half the tokens; never less than a suggestion needs."""
+    slow, slower, slowest = Pace(), Pace(), Pace()
+    slow.told(2000, 200)
+    slower.told(1000, 100)
+    slowest.told(1, 1)
+    assert slow.room(0.3, 64, 160_000).max_tokens == 36
+    assert slower.room(0.3, 64, 160_000).max_tokens == 18
+    assert slow.room(0.3, 64, 160_000).prompt_bytes == 2 * slower.room(0.3, 64, 160_000).prompt_bytes
+    assert slowest.room(0.3, 64, 160_000) == Room(768, 8)
+
+
+def test_a_fast_server_is_not_held_back() -> None:
+    """A GPU takes all that is allowed."""
+    pace = Pace()
+    pace.told(50_000, 2000)
+    assert pace.room(0.3, 64, 60_000) == Room(60_000, 64)
+
+
+def test_answers_teach() -> None:
+    """What answers took counts from then on; an answer of no tokens, or a cached prompt, teaches nothing."""
+    pace = Pace()
+    pace.told(1000, 100)
+    pace.learn(Stats(prompt_tokens=500, reused_tokens=490, prefill_s=9.0, decode_s=9.0, tokens=1))
+    assert (pace.prefill, pace.decode) == (1000, 100)
+    for _ in range(30):
+        pace.learn(Stats(prompt_tokens=600, reused_tokens=100, prefill_s=1.0, decode_s=1.0, tokens=50))
+    assert pace.prefill is not None
+    assert pace.decode is not None
+    assert abs(pace.prefill - 500) < 1
+    assert abs(pace.decode - 50) < 1
