@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,9 +37,11 @@ class Served:
         )
 
     def metric(self, name: str) -> int:
+        """The sum of a metric's series, whatever their labels."""
         with self.http() as http:
             lines = http.get("/metrics").text.splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"codellama_{name} "))
+        series = re.compile(rf"codellama_{name}(\{{.*\}})? (\S+)")
+        return int(sum(float(found[2]) for line in lines if (found := series.fullmatch(line))))
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

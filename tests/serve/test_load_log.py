@@ -1,6 +1,5 @@
 """A load that takes a while is shown: in the server's log, or as a bar on its terminal."""
 
-import asyncio
 import logging
 import os
 import subprocess
@@ -8,22 +7,20 @@ import sys
 
 import pytest
 
-from codellama.serve import worker
+from codellama.serve import load_progress
+from codellama.serve.models import Loading, Models
 
 
-@pytest.mark.parametrize(("large", "told"), [(worker.LARGE, False), (1, True)])
+@pytest.mark.parametrize(("large", "told"), [(load_progress.LARGE, False), (1, True)])
 def test_a_long_load_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, large: int, told: bool
 ) -> None:
     """From 1 GB of weights on, the log tells of every tenth once; small models load without."""
-    assert worker.LARGE == 10**9
-    monkeypatch.setattr(worker, "LARGE", large)
+    assert load_progress.LARGE == 10**9
+    monkeypatch.setattr(load_progress, "LARGE", large)
     caplog.set_level(logging.INFO)
-    loading = worker.Worker("cpu", "float32", "none", None)
-    try:
-        asyncio.run(loading.load("pocket"))
-    finally:
-        loading.close()
+    with Models(Loading("cpu", "float32", "none"), {"completion": "pocket"}).using("pocket"):
+        pass
     messages = [
         record.getMessage() for record in caplog.records if "loading the model" in record.getMessage()
     ]
@@ -41,9 +38,9 @@ def test_a_terminal_gets_a_bar(large: int, shown: bool) -> None:
     import pty
 
     code = (
-        "import asyncio\nfrom codellama.serve import worker\n"
-        f"worker.LARGE = {large}\nw = worker.Worker('cpu', 'float32', 'none', None)\n"
-        "asyncio.run(w.load('pocket'))\nw.close()"
+        "from codellama.serve import load_progress\nfrom codellama.serve.models import Loading, Models\n"
+        f"load_progress.LARGE = {large}\n"
+        "with Models(Loading('cpu', 'float32', 'none'), {}).using('pocket'): pass"
     )
     ours, theirs = pty.openpty()
     subprocess.run(

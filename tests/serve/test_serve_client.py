@@ -164,7 +164,7 @@ def test_leaving_cancels_the_work(served: Any, wait_until: Callable[..., None], 
                 await client.complete(LONG, deadline_s=0.2)
             return
         call = asyncio.ensure_future(client.complete(LONG) if way == "call" else joined(client, LONG))
-        while not await asyncio.to_thread(served.metric, "requests_waiting"):
+        while not await asyncio.to_thread(served.metric, "requests_in_flight"):
             await asyncio.sleep(0.01)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -176,7 +176,7 @@ def test_leaving_cancels_the_work(served: Any, wait_until: Callable[..., None], 
 
     before = served.metric("tokens_generated_total")
     ask(leave_then_ask)
-    wait_until(lambda: served.metric("requests_waiting") == 0)
+    wait_until(lambda: served.metric("requests_in_flight") == 0)
     assert served.metric("tokens_generated_total") - before < LONG.max_tokens / 2
 
 
@@ -195,7 +195,7 @@ def test_closing_a_raw_connection_cancels_the_work(served: Any, wait_until: Call
             _, writer = await asyncio.open_unix_connection(served.uds)
             writer.write(head + request)
             writers.append(writer)
-        while await asyncio.to_thread(served.metric, "requests_waiting") < 3:
+        while await asyncio.to_thread(served.metric, "requests_in_flight") < 3:
             await asyncio.sleep(0.01)
         for writer in writers:
             writer.close()
@@ -203,7 +203,7 @@ def test_closing_a_raw_connection_cancels_the_work(served: Any, wait_until: Call
         await client.complete(SHORT)
 
     ask(call)
-    wait_until(lambda: served.metric("requests_waiting") == 0)
+    wait_until(lambda: served.metric("requests_in_flight") == 0)
     assert served.metric("tokens_generated_total") - before < LONG.max_tokens / 2
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from codellama.runtime.locate import locate
 from codellama.serve.app import App
+from codellama.serve.models import Loading, Models
 from codellama.serve.security import MAX_BODY, OPEN_ROUTES
+from codellama.serve.worker import Worker
 
 ROUTES = [
     (method, route.path)
-    for route in App(worker=None, default_model="").routes()  # type: ignore[arg-type] # only listed
+    for route in App(Worker(Models(Loading(), {}))).routes()
     for method in sorted((route.methods or set()) - {"HEAD"})
 ]
 POSTS = [path for method, path in ROUTES if method == "POST"]
@@ -119,7 +121,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("/infill", {"n_predict": "3"}),
     ("/infill", {"n_predict": True}),
     ("/infill", {"n_predict": 1.5}),
-    ("/infill", {"n_predict": 0}),
+    ("/infill", {"n_predict": -2}),
     ("/infill", {"n_predict": -2}),
     ("/infill", {"mode": "sideways"}),
     ("/v1/completions", {"prompt": {"a": 1}}),
@@ -137,7 +139,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "a", "seed": HUGE, "max_tokens": 1}),
     ("/v1/completions", {"prompt": "a", "stop": [1]}),
     ("/v1/completions", {"prompt": "a", "stop": ["a"] * 17}),
-    ("/v1/completions", {"prompt": "a", "n": 2}),
+    ("/v1/completions", {"prompt": "a", "n": 9}),
     ("/v1/completions", {"prompt": "a", "model": ["pocket"]}),
     ("/v1/chat/completions", {"messages": []}),
     ("/v1/chat/completions", {"messages": "hello"}),
@@ -231,7 +233,21 @@ def test_models_lists_what_is_loaded(http: httpx.Client) -> None:
 def test_tokenize_takes_one_text_or_many(http: httpx.Client) -> None:
     one = http.post("/tokenize", json={"content": "def f():"}).json()["tokens"]
     many = http.post("/tokenize", json={"texts": ["def f():", ""]}).json()["tokens"]
-    assert many == [*one, []]
+    assert many == [one, []]
+    counts = http.post("/tokenize", json={"texts": ["def f():", ""], "counts": True}).json()["counts"]
+    assert counts == [len(one), 0]
+
+
+def test_rates_are_measured(http: httpx.Client) -> None:
+    """Clients size their prompts by what the server has measured; health tells it without names."""
+    http.post("/v1/completions", json={"prompt": "x = 1\n" * 40, "max_tokens": 8, "temperature": 0})
+    (model,) = [m for m in http.get("/v1/models").json()["data"] if m["id"] == "pocket"]
+    assert model["role"] == "completion"
+    assert model["prefill_rate"] > 0
+    assert model["decode_rate"] > 0
+    health = http.get("/health").json()
+    assert (health["max_context"], health["prefill_rate"]) == (CONTEXT, model["prefill_rate"])
+    assert "pocket" not in str(health)
 
 
 def test_metrics_count_in_prometheus_text(http: httpx.Client, served: Any) -> None:
@@ -241,4 +257,7 @@ def test_metrics_count_in_prometheus_text(http: httpx.Client, served: Any) -> No
     assert after == (before[0] + 1, before[1] + answer["usage"]["completion_tokens"])
     text = http.get("/metrics").text
     assert "# TYPE codellama_requests_total counter\n" in text
-    assert "# TYPE codellama_requests_waiting gauge\n" in text
+    assert "# TYPE codellama_requests_in_flight gauge\n" in text
+    labels = 'client="owner",outcome="length",route="/v1/completions"'
+    assert f"codellama_requests_total{{{labels}}}" in text
+    assert 'codellama_request_seconds_bucket{le="+Inf",route="/v1/completions"}' in text

@@ -37,7 +37,7 @@ asyncio.run(main())
 def waiting(address: daemon.Address) -> int:
     with httpx.Client(transport=httpx.HTTPTransport(uds=address.uds), base_url=address.url) as http:
         text = http.get("/metrics", headers={"Authorization": f"Bearer {address.token}"}).text
-    return int(text.rsplit("codellama_requests_waiting ", 1)[1])
+    return int(float(text.rsplit("codellama_requests_in_flight ", 1)[1].split()[0]))
 
 
 def mode(path: Path) -> int:

@@ -9,6 +9,7 @@
     │   └── UnsupportedArchitecture  whole, but not what our own transformer computes
     └── ServerError                the model server cannot be reached, started or spoken to
         ├── ServerBusy             its queue is full: try again
+        │   └── ClientBusy         the queue of this client is
         └── Unauthorized           the bearer token is missing or wrong
 
 Foreign exceptions (safetensors, sentencepiece, httpx, …) are translated where they enter, so callers
@@ -55,6 +56,10 @@ class ServerError(CodellamaError):
 
 class ServerBusy(ServerError):
     """The server's queue is full; the request was not run and may be tried again."""
+
+
+class ClientBusy(ServerBusy):
+    """Too many requests of this client wait already."""
 
 
 class Unauthorized(ServerError):

@@ -19,6 +19,9 @@ import uvicorn
 from codellama.runtime.errors import CodellamaError, ServerError
 from codellama.serve import daemon
 from codellama.serve.app import App
+from codellama.serve.connections import MAX_HEAD, BoundedProtocol
+from codellama.serve.keys import Keys
+from codellama.serve.models import Loading, Models
 from codellama.serve.security import Guard
 from codellama.serve.worker import Worker
 
@@ -42,18 +45,24 @@ def main() -> None:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    worker = Worker(
-        device=arguments.device,
-        dtype=arguments.dtype,
-        quantize=arguments.quantize,
-        max_context=arguments.max_context or None,
-    )
-    app = App(worker, arguments.model)
     token = os.environ.get("CODELLAMA_TOKEN") or secrets.token_urlsafe(32)
-    hosts = (arguments.host,) if arguments.host else ()
-    guarded = Guard(app.starlette(), token, hosts)
+    keys = Keys(token, arguments.keys)
+    loads = Loading(
+        arguments.device,
+        arguments.dtype,
+        arguments.quantize,
+        arguments.max_context or None,
+        int(arguments.memory_gb * 1e9),
+    )
+    roles = {"completion": arguments.model} | ({"chat": arguments.chat_model} if arguments.chat_model else {})
+    worker = Worker(Models(loads, roles, only_roles=keys.shared))
+    app = App(worker, log_requests=keys.shared)
+    hosts = [*arguments.allow_host, *([arguments.host] if arguments.host else [])]
     config = uvicorn.Config(
-        guarded,
+        Guard(app.starlette(), keys, hosts),
+        http=BoundedProtocol,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        server_header=False,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -108,13 +117,17 @@ def _listen(arguments: argparse.Namespace) -> socket.socket:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="codellama.serve", description=__doc__)
     parser.add_argument("--model", default="pocket")
+    parser.add_argument("--chat-model", default="", help="the model of conversations, where it is another")
     parser.add_argument("--uds", help="listen on this Unix socket")
     parser.add_argument("--host", default="", help="listen on this address instead of loopback")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--allow-host", action="append", default=[], help="a name in the Host header")
+    parser.add_argument("--keys", type=Path, help="the clients' names and keys, a line each")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", default="auto")
     parser.add_argument("--max-context", type=int, default=0)
+    parser.add_argument("--memory-gb", type=float, default=0.0, help="what the models' weights may take")
     parser.add_argument("--idle-minutes", type=float, default=15.0)
     return parser.parse_args()
 

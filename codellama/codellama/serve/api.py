@@ -1,12 +1,12 @@
 """JSON on the wire to the runtime's records and back; what does not fit raises InvalidRequest.
 
-`/infill` takes llama.cpp's field names, so that its editor plugins work unchanged.
+`/infill` takes llama.cpp's field names, so that its editor plugins work unchanged. How an answer looks to
+foreign clients stands in `answers`.
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from codellama.runtime import errors
 from codellama.runtime.errors import CodellamaError, InvalidRequest, ServerError
@@ -22,38 +22,45 @@ from codellama.runtime.records import (
     Sampling,
     Stats,
 )
+from codellama.serve.body import field, number, whole
 
 # Changes when old clients and new servers (or the reverse) would misunderstand each other; it is part of
 # the socket's name, so that they never meet.
 PROTOCOL = 1
 
-T = TypeVar("T")
 _SEEDS = 2**63
 _MODES = ("auto", "psm", "spm", "prefix")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model in the server's memory."""
+    """A model in the server's memory.
+
+    `role` is what the server uses it for unasked: completion, chat, both, or nothing. The rates are measured,
+    in tokens per second; None before the first request.
+    """
 
     name: str
     family: str
     max_context: int
     can_infill: bool
     can_chat: bool
+    role: str = ""
+    prefill_rate: float | None = None
+    decode_rate: float | None = None
 
 
 def read_infill(body: dict[str, Any]) -> InfillRequest:
     """The request of `POST /infill`."""
-    mode = _field(body, "mode", str, "auto")
+    mode = field(body, "mode", str, "auto")
     if mode not in _MODES:
         raise InvalidRequest(f"mode is {mode!r}: give one of {', '.join(_MODES)}.")
-    prompt = _field(body, "prompt", str, "")
+    prompt = field(body, "prompt", str, "")
     return InfillRequest(
-        prefix=_field(body, "input_prefix", str, "") + prompt,
-        suffix=_field(body, "input_suffix", str, ""),
+        prefix=field(body, "input_prefix", str, "") + prompt,
+        suffix=field(body, "input_suffix", str, ""),
         extras=tuple(
-            _extra(item, "input_extra", "filename") for item in _field(body, "input_extra", list, [])
+            _extra(item, "input_extra", "filename") for item in field(body, "input_extra", list, [])
         ),
         max_tokens=_max_tokens(body, "n_predict", 64),
         mode=mode,  # type: ignore[arg-type] # checked against the literal's values above
@@ -64,10 +71,13 @@ def read_infill(body: dict[str, Any]) -> InfillRequest:
 
 def read_completion(body: dict[str, Any]) -> InfillRequest | CompletionRequest:
     """The request of `POST /v1/completions`; with `suffix` it is an infill."""
-    prompt = _field(body, "prompt", str, "")
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:  # OpenAI's clients may send one text in a list
+        body = body | {"prompt": prompt[0]}
+    prompt = field(body, "prompt", str, "")
     max_tokens = _max_tokens(body, "max_tokens", 16)
     if body.get("suffix"):
-        suffix = _field(body, "suffix", str, "")
+        suffix = field(body, "suffix", str, "")
         return InfillRequest(prompt, suffix, (), max_tokens, "auto", _sampling(body, 1.0), _stop(body))
     return CompletionRequest(prompt, max_tokens, _sampling(body, 1.0), _stop(body))
 
@@ -75,14 +85,15 @@ def read_completion(body: dict[str, Any]) -> InfillRequest | CompletionRequest:
 def read_chat(body: dict[str, Any]) -> ChatRequest:
     """The request of `POST /v1/chat/completions`."""
     messages = []
-    for item in _field(body, "messages", list, []):
+    for item in field(body, "messages", list, []):
         if not isinstance(item, dict):
             raise InvalidRequest("messages holds something other than objects: give role and content.")
-        messages.append(ChatMessage(_field(item, "role", str, ""), _content(item)))
+        messages.append(ChatMessage(field(item, "role", str, ""), _content(item)))
     if not messages:
         raise InvalidRequest("messages is empty: give at least one.")
-    max_tokens = _max_tokens(body, "max_tokens", 256)
-    documents = tuple(_extra(item, "documents", "path") for item in _field(body, "documents", list, []))
+    named = next((n for n in ("max_tokens", "max_completion_tokens", "n_predict") if n in body), "max_tokens")
+    max_tokens = _max_tokens(body, named, 256)
+    documents = tuple(_extra(item, "documents", "path") for item in field(body, "documents", list, []))
     return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body), documents)
 
 
@@ -92,18 +103,6 @@ def encode(body: dict[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise InvalidRequest(f"The request cannot be sent ({error}): correct that value.") from error
-
-
-def decode(raw: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body."""
-    try:
-        body = json.loads(raw)
-        json.dumps(body, ensure_ascii=False).encode()  # json.loads lets halves of surrogate pairs pass
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body is no JSON ({error}).") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body is no JSON object.")
-    return body
 
 
 def request_body(request: Request) -> tuple[str, dict[str, Any]]:
@@ -179,17 +178,17 @@ def _content(message: dict[str, Any]) -> str:
     """A message's text, whole or in OpenAI's parts."""
     parts = message.get("content")
     if not isinstance(parts, list):
-        return _field(message, "content", str, "")
+        return field(message, "content", str, "")
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
         raise InvalidRequest("content has parts that are no text: this model reads text alone.")
-    return "".join(_field(part, "text", str, "") for part in parts)
+    return "".join(field(part, "text", str, "") for part in parts)
 
 
 def _extra(item: object, where: str, name: str) -> Extra:
     if not isinstance(item, dict):
         raise InvalidRequest(f"{where} holds something other than objects: give {name} and text.")
-    priority = _number(item, "priority", 0.0)
-    return Extra(_field(item, name, str, "extra"), _field(item, "text", str, ""), priority)
+    priority = number(item, "priority", 0.0)
+    return Extra(field(item, name, str, "extra"), field(item, "text", str, ""), priority)
 
 
 def _sampling(body: dict[str, Any], temperature: float) -> Sampling:
@@ -199,10 +198,10 @@ def _sampling(body: dict[str, Any], temperature: float) -> Sampling:
     if seed is not None and not -_SEEDS <= seed < _SEEDS:
         raise InvalidRequest("seed does not fit 64 bits.")
     return Sampling(
-        temperature=_number(body, "temperature", temperature),
-        top_p=_number(body, "top_p", 1.0),
+        temperature=number(body, "temperature", temperature),
+        top_p=number(body, "top_p", 1.0),
         seed=seed,
-        min_p=_number(body, "min_p", 0.0),
+        min_p=number(body, "min_p", 0.0),
     )
 
 
@@ -215,33 +214,8 @@ def _stop(body: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _max_tokens(body: dict[str, Any], name: str, default: int) -> int:
-    value = body.get(name)
-    if value is None or value == -1:  # llama.cpp's "as many as you like"
+    value = whole(body, name, default)
+    if value == -1:  # llama.cpp's "as many as you like"
         return default
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidRequest(f"{name} is no whole number.")
-    return value
-
-
-def _number(body: dict[str, Any], name: str, default: float) -> float:
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InvalidRequest(f"{name} is no number.")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InvalidRequest(f"{name} is no finite number.")
-    return number
-
-
-def _field(body: dict[str, Any], name: str, kind: type[T], default: T) -> T:
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise InvalidRequest(f"{name} is not of the type {kind.__name__}.")
-    return value
+    # A prompt that only goes into the cache: its end's logits are computed anyway, one id costs nothing more.
+    return 1 if value == 0 and name == "n_predict" else value

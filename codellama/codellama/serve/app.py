@@ -8,51 +8,77 @@ import asyncio
 import json
 import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 import codellama
 from codellama.runtime import errors
-from codellama.runtime.errors import InvalidRequest
-from codellama.runtime.records import InfillRequest, Piece, Request, Result
+from codellama.runtime.errors import InvalidRequest, ServerBusy
+from codellama.runtime.records import Piece, Request, Result
 from codellama.serve import api
-from codellama.serve.security import MAX_BODY, BodyTooLarge
+from codellama.serve.answers import InfillShape, OpenAIShape, Shape
+from codellama.serve.body import decode
+from codellama.serve.metrics import CONTENT_TYPE, Metrics
+from codellama.serve.options import Options, read_options, varied
+from codellama.serve.security import Refused
 from codellama.serve.worker import Worker
 
 _STATUS: dict[type[Exception], int] = {
     errors.UnknownModel: 404,
     errors.InvalidRequest: 400,
+    errors.ClientBusy: 429,
     errors.ServerBusy: 503,
     errors.CheckpointError: 500,
 }
 
 T = TypeVar("T")
-Shape = Callable[[str, Result | None], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to generate."""
+
+    route: str
+    client: str
+    model: str
+    options: Options
+    requests: tuple[Request, ...]  # as many as answers are wanted
+    shape: Shape
 
 
 class App:
     """The routes over one worker; `last_used` and `busy` tell the idle watch when to end the process."""
 
-    def __init__(self, worker: Worker, default_model: str) -> None:
+    def __init__(self, worker: Worker, log_requests: bool = False) -> None:
         self.worker = worker
-        self.default_model = default_model
         self.last_used = time.monotonic()
         self.busy = 0
+        self._log_requests = log_requests
+        admission = worker.admission
+        self.metrics = Metrics(lambda: admission.waiting, lambda: admission.running)
+
+    def starlette(self) -> Starlette:
+        """The application, with our errors as JSON."""
+        handlers = {
+            Exception: _internal_error,
+            errors.CodellamaError: self._known_error,
+            Refused: _refused,
+        }
+        return Starlette(routes=self.routes(), exception_handlers=handlers)
 
     def routes(self) -> list[Route]:
         """All routes; every one but /health asks for the token (see security)."""
         return [
             Route("/health", self.health),
-            Route("/metrics", self.metrics),
+            Route("/metrics", self.show_metrics),
             Route("/v1/models", self.models),
             Route("/infill", self.infill, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
@@ -60,147 +86,151 @@ class App:
             Route("/tokenize", self.tokenize, methods=["POST"]),
         ]
 
-    def starlette(self) -> Starlette:
-        """The application, with our errors as JSON."""
-        handlers = {
-            Exception: _internal_error,
-            errors.CodellamaError: _known_error,
-            BodyTooLarge: _too_large,
-        }
-        return Starlette(routes=self.routes(), exception_handlers=handlers)
-
     async def health(self, _: HttpRequest) -> Response:
-        return JSONResponse({"status": "ok", "version": codellama.__version__, "protocol": api.PROTOCOL})
+        """Open to all on this machine: nothing here tells what is asked or where models lie."""
+        models = self.worker.models
+        info = models.info(models.name("", "completion"))
+        facts = {
+            "status": "ok" if info else "loading",
+            "version": codellama.__version__,
+            "protocol": api.PROTOCOL,
+            "busy": self.busy,
+            "waiting": self.worker.admission.waiting,
+            "max_context": info.max_context if info else None,
+            "prefill_rate": info.prefill_rate if info else None,
+            "decode_rate": info.decode_rate if info else None,
+        }
+        return JSONResponse(facts)
 
     async def models(self, _: HttpRequest) -> Response:
-        data = [{"id": m.name, "object": "model", **asdict(m)} for m in self.worker.models()]
+        data = [
+            # Other servers' names for the context beside ours.
+            {"id": m.name, "object": "model", "owned_by": "codellama", "max_model_len": m.max_context}
+            | asdict(m)
+            for m in self.worker.models.infos()
+        ]
         return JSONResponse({"object": "list", "data": data})
 
-    async def metrics(self, _: HttpRequest) -> Response:
-        counters = {
-            "codellama_requests_total": self.worker.served,
-            "codellama_tokens_generated_total": self.worker.tokens,
-            "codellama_tokens_prompt_total": self.worker.prompt_tokens,
-            "codellama_tokens_reused_total": self.worker.reused_tokens,
-            "codellama_requests_waiting": self.worker.waiting,
-        }
-        lines = [
-            f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}\n{name} {value}\n"
-            for name, value in counters.items()
-        ]
-        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
+    async def show_metrics(self, _: HttpRequest) -> Response:
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def tokenize(self, http: HttpRequest) -> Response:
         body = await _body(http)
         texts = body.get("content", body.get("texts"))
-        texts = [texts] if isinstance(texts, str) else texts
+        single = isinstance(texts, str)
+        texts = [texts] if single else texts
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise InvalidRequest("texts is no list of texts.")
-        ids = await self.worker.tokenize(self._model(body), texts)
-        return JSONResponse({"tokens": ids})
+        model = self.worker.models.name(read_options(body).model, "completion")
+        ids = await self.worker.tokenize(model, texts)
+        if body.get("counts"):
+            return JSONResponse({"counts": [len(each) for each in ids]})
+        return JSONResponse({"tokens": ids[0] if "content" in body and single else ids})
 
     async def infill(self, http: HttpRequest) -> Response:
         body = await _body(http)
-
-        def shape(piece: str, result: Result | None) -> dict[str, Any]:
-            if result is None:
-                return {"content": piece, "stop": False}
-            return {"content": piece, "stop": True} | api.result_body(result)
-
-        return await self._answer(http, body, api.read_infill(body), shape)
+        return await self._answer(http, body, api.read_infill(body), "completion")
 
     async def completions(self, http: HttpRequest) -> Response:
         body = await _body(http)
-        head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
-        head["model"] = self._model(body)
-
-        def shape(piece: str, result: Result | None) -> dict[str, Any]:
-            reason = result.finish_reason if result else None
-            choice = {"index": 0, "text": piece, "finish_reason": reason, "logprobs": None}
-            return head | {"choices": [choice]} | _usage(result)
-
-        return await self._answer(http, body, api.read_completion(body), shape)
+        return await self._answer(http, body, api.read_completion(body), "completion")
 
     async def chat(self, http: HttpRequest) -> Response:
         body = await _body(http)
-        streamed = bool(body.get("stream"))
-        kind = "chat.completion.chunk" if streamed else "chat.completion"
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
-        head["model"] = self._model(body)
+        return await self._answer(http, body, api.read_chat(body), "chat")
 
-        def shape(piece: str, result: Result | None) -> dict[str, Any]:
-            message = {"role": "assistant", "content": piece}
-            reason = result.finish_reason if result else None
-            choice = {"index": 0, "delta" if streamed else "message": message, "finish_reason": reason}
-            return head | {"choices": [choice]} | _usage(result)
-
-        return await self._answer(http, body, api.read_chat(body), shape)
-
-    async def _answer(
-        self, http: HttpRequest, body: dict[str, Any], request: Request, shape: Shape
-    ) -> Response:
-        """Runs `request`; streamed as server-sent events if `stream` is set, else whole."""
-        if body.get("n", 1) != 1:
-            raise InvalidRequest("n is not 1: ask several times instead.")
-        name = self._model(body)
-        await self.worker.load(name)  # so that errors of loading come before a stream begins
-        if body.get("stream"):
-            done = "" if isinstance(request, InfillRequest) else "data: [DONE]\n\n"
-            events = self._events(name, request, shape, done)
+    async def _answer(self, http: HttpRequest, body: dict[str, Any], request: Request, role: str) -> Response:
+        """Runs `request`; streamed as server-sent events if that is asked for, else whole."""
+        options = read_options(body)
+        model = self.worker.models.name(options.model, role)
+        await self.worker.load(model)  # so that errors of loading come before a stream begins
+        info = self.worker.models.info(model)
+        shape: Shape
+        if http.url.path == "/infill":
+            shape = InfillShape(request, model, info.max_context if info else 0, options)
+        else:
+            shape = OpenAIShape(model, options, chat=role == "chat")
+        requests = tuple(varied(request, body, number) for number in range(options.count))
+        call = Call(http.url.path, http.scope["client_name"], model, options, requests, shape)
+        if options.stream:
+            events = self._events(call)
             # The first event is awaited here, so that a refused request has a status that says so.
             first = await _unless_gone(http, anext(events))
             if first is None:
                 return Response(status_code=499)  # nobody reads it
             return StreamingResponse(_after(first, events), media_type="text/event-stream")
-        result = await _unless_gone(http, self._whole(name, request))
-        if result is None:
-            return Response(status_code=499)
-        return JSONResponse(shape(result.text, result))
+        results = await _unless_gone(http, self._whole(call))
+        return Response(status_code=499) if results is None else JSONResponse(shape.whole(results))
 
-    async def _whole(self, name: str, request: Request) -> Result:
-        async with aclosing(self._counted(name, request)) as stream:
-            async for item in stream:
-                if isinstance(item, Result):
-                    return item
-        raise AssertionError("a stream ends with its result")
+    async def _whole(self, call: Call) -> list[Result]:
+        results = []
+        for request in call.requests:
+            async with aclosing(self._observed(call, request)) as stream:
+                results += [item async for item in stream if isinstance(item, Result)]
+        return results
 
-    async def _events(
-        self, name: str, request: Request, shape: Shape, done: str
-    ) -> AsyncGenerator[str, None]:
+    async def _events(self, call: Call) -> AsyncGenerator[str, None]:
         """Server-sent events; an error after the first one becomes the last one."""
         begun = False
         try:
-            async with aclosing(self._counted(name, request)) as stream:
+            async with aclosing(self._observed(call, call.requests[0])) as stream:
                 async for item in stream:
-                    last = isinstance(item, Result)
-                    data = shape("", item) if isinstance(item, Result) else shape(item.text, None)
+                    text, result = ("", item) if isinstance(item, Result) else (item.text, None)
                     begun = True
-                    yield f"data: {json.dumps(data)}\n\n" + (done if last else "")
+                    yield "".join(f"data: {event}\n\n" for event in call.shape.events(text, result))
         except errors.CodellamaError as error:
             if not begun:
                 raise
             yield f"data: {json.dumps(api.error_body(error))}\n\n"
 
-    async def _counted(self, name: str, request: Request) -> AsyncGenerator[Piece | Result, None]:
+    async def _observed(self, call: Call, request: Request) -> AsyncGenerator[Piece | Result, None]:
+        """What the worker yields; everything that the metrics and the log tell is seen here."""
+        arrived = time.monotonic()
+        outcome, spoke = "gone", False
         self.busy += 1
+
+        def since() -> float:
+            return time.monotonic() - arrived
+
         try:
-            async with aclosing(self.worker.run(name, request)) as stream:
+            run = self.worker.run(
+                call.model,
+                request,
+                call.options,
+                call.client,
+                lambda: self.metrics.began(call.route, since()),
+            )
+            async with aclosing(run) as stream:
                 async for item in stream:
-                    yield item
+                    if isinstance(item, Result):
+                        outcome = item.finish_reason
+                        self.metrics.computed(call.client, item)
+                        yield _without_answer(item) if call.options.only_prompt else item
+                    elif not call.options.only_prompt:
+                        if not spoke:
+                            spoke = True
+                            self.metrics.spoke(call.route, since())
+                        yield item
+        except errors.CodellamaError as error:
+            outcome = type(error).__name__
+            raise
         finally:
             self.busy -= 1
             self.last_used = time.monotonic()
+            self.metrics.ended(call.route, call.client, outcome, since())
+            if self._log_requests:
+                logging.info("%s %s %s %.0f ms", call.client, call.route, outcome, 1000 * since())
 
-    def _model(self, body: dict[str, Any]) -> str:
-        name = body.get("model") or self.default_model
-        if not isinstance(name, str):
-            raise InvalidRequest("model is no text.")
-        return name
+    async def _known_error(self, _: HttpRequest, error: Exception) -> Response:
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        retry = self.worker.admission.retry_after_s()
+        headers = {"retry-after": str(retry)} if isinstance(error, ServerBusy) else None
+        return JSONResponse(api.error_body(error), status, headers)
 
 
 async def _body(http: HttpRequest) -> dict[str, Any]:
     try:
-        return api.decode(await http.body())
+        return decode(await http.body())
     except ClientDisconnect as error:
         raise InvalidRequest("The body ended early.") from error
 
@@ -229,22 +259,15 @@ async def _disconnected(http: HttpRequest) -> None:
         pass
 
 
-def _usage(result: Result | None) -> dict[str, Any]:
-    if result is None:
-        return {}
-    prompt, answer = result.stats.prompt_tokens, result.stats.tokens
-    usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
-    return {"usage": usage} | api.result_body(result)
+def _without_answer(result: Result) -> Result:
+    """A prompt was put into the cache; the id that its end gave is nobody's answer."""
+    stats = replace(result.stats, tokens=0, mean_logprob=None)
+    return replace(result, text="", ids=(), finish_reason="length", stats=stats)
 
 
-async def _known_error(_: HttpRequest, error: Exception) -> Response:
-    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-    return JSONResponse(api.error_body(error), status_code=status)
-
-
-async def _too_large(_: HttpRequest, error: Exception) -> Response:
-    refusal = InvalidRequest(f"The request is larger than {MAX_BODY} bytes.")
-    return JSONResponse(api.error_body(refusal), status_code=413, headers={"connection": "close"})
+async def _refused(_: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return error.response()
 
 
 async def _internal_error(_: HttpRequest, error: Exception) -> Response:

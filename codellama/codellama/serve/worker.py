@@ -1,166 +1,161 @@
-"""The models in memory, and the threads that wait for their answers.
+"""The threads that run requests on the engines, and the way of their answers to the event loop.
 
-A model is loaded when it is first named. At most `QUEUE` requests are in flight; whose step runs next is
-the engine's to say. The asyncio side gets pieces as they come and can cancel a request at any time, which
-takes effect within one decode step.
+Each request drives its engine from a thread of its own while it waits; whose step runs next is the engine's
+to say, and who is admitted at all `admission`'s. Ending a request takes effect within one decode step.
 """
 
 import asyncio
-import logging
-import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from dataclasses import replace
 
-from codellama.runtime.engine import Engine, load_engine
-from codellama.runtime.errors import ServerBusy
-from codellama.runtime.records import Piece, Request, Result
-from codellama.serve.api import ModelInfo
+from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
+from codellama.serve.admission import INTERACTIVE_PLACES, OTHER_PLACES, Admission, Ticket
+from codellama.serve.models import Models
+from codellama.serve.options import Options
 
-QUEUE = 32
-LARGE = 10**9  # bytes of weights from which a load is told step by step
-
-T = TypeVar("T")
+Put = Callable[[Piece | Result | Exception], None]
 
 
 class Worker:
-    """Runs requests, each in a thread of its own that drives the engine while it waits."""
+    """Runs requests; for the event loop's thread."""
 
-    def __init__(self, device: str, dtype: str, quantize: str, max_context: int | None) -> None:
-        self._load = partial(
-            load_engine, device=device, dtype=dtype, quantize=quantize, max_context=max_context
-        )
-        self._engines: dict[str, Engine] = {}
-        self._loading = threading.Lock()
-        self._threads = ThreadPoolExecutor(max_workers=QUEUE, thread_name_prefix="model")
-        self.waiting = 0
-        self.served = 0
-        self.tokens = 0
-        self.reused_tokens = 0
-        self.prompt_tokens = 0
-
-    def models(self) -> tuple[ModelInfo, ...]:
-        """What is loaded now."""
-        return tuple(
-            ModelInfo(name, c.family, c.max_context, c.can_infill, c.can_chat)
-            for name, c in ((name, engine.config) for name, engine in self._engines.items())
-        )
+    def __init__(self, models: Models, admission: Admission | None = None) -> None:
+        self.models = models
+        self.admission = admission or Admission()
+        self._threads = ThreadPoolExecutor(INTERACTIVE_PLACES + OTHER_PLACES, thread_name_prefix="model")
 
     async def load(self, name: str) -> None:
-        """Loads the model unless it is loaded; raises as `load_engine` does."""
-        if name not in self._engines:
-            await self._in_thread(lambda: self._engine(name))
+        """Loads the model unless it is loaded; raises as `Models.using` does."""
+        if self.models.info(name) is None:
+            await asyncio.to_thread(self._loaded, name)
 
     async def tokenize(self, name: str, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without BOS."""
-        return await self._in_thread(lambda: [self._engine(name).tokenizer.encode(t) for t in texts])
 
-    async def run(self, name: str, request: Request) -> AsyncGenerator[Piece | Result, None]:
-        """Yields pieces, then the Result; closing the iterator cancels the work."""
-        loop = asyncio.get_running_loop()
+        def encode() -> list[list[int]]:
+            with self.models.using(name) as engine:
+                return [engine.tokenizer.encode(text) for text in texts]
+
+        return await asyncio.to_thread(encode)
+
+    async def run(
+        self, name: str, request: Request, options: Options, client: str, began: Callable[[], None]
+    ) -> AsyncGenerator[Piece | Result, None]:
+        """Yields pieces, then the Result; closing the iterator cancels the work.
+
+        `began` is called when it is the request's turn. Raises as `Admission.turn` and `Models.using` do.
+        """
+        asker = f"{client}/{options.client}"
+        ticket = Ticket(asker, isinstance(request, InfillRequest), options.session)
+        limits = Limits(options, ticket.gone)
         pieces: asyncio.Queue[Piece | Result | Exception] = asyncio.Queue()
-        gone = threading.Event()
+        loop = asyncio.get_running_loop()
 
         def put(item: Piece | Result | Exception) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, item)
 
-        if self.waiting >= QUEUE:
-            raise ServerBusy(f"The model server has {QUEUE} requests waiting: try again in a moment.")
-        self.waiting += 1
-        work = self._threads.submit(self._run, name, request, gone.is_set, put)
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
         try:
-            while True:
-                item = await pieces.get()
-                if isinstance(item, Exception):
-                    raise item
-                if isinstance(item, Result):
-                    self._record(item)
-                yield item
-                if isinstance(item, Result):
+            async with self.admission.turn(ticket) as may_run:
+                began()
+                if not may_run or limits.reached():
+                    yield Result("", (), "cancelled", Stats())
                     return
+                work = loop.run_in_executor(self._threads, self._run, name, request, limits, put)
+                try:
+                    while True:
+                        item = await pieces.get()
+                        if isinstance(item, Exception):
+                            raise item
+                        yield item
+                        if isinstance(item, Result):
+                            return
+                finally:
+                    ticket.gone.set()
+                    # The place is free once the engine is, a step later at most.
+                    await asyncio.shield(work)
         finally:
-            gone.set()
-            work.cancel()  # where it still waits in the queue
+            ticket.gone.set()
 
     def close(self) -> None:
         """Ends the threads, each once its running step is done."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(
-        self,
-        name: str,
-        request: Request,
-        gone: Callable[[], bool],
-        put: Callable[[Piece | Result | Exception], None],
-    ) -> None:
+    def _loaded(self, name: str) -> None:
+        with self.models.using(name):
+            pass
+
+    def _run(self, name: str, request: Request, limits: "Limits", put: Put) -> None:
         try:
-            stream = self._engine(name).stream(request, gone)
-            while True:
-                try:
-                    put(next(stream))
-                except StopIteration as end:
-                    put(end.value)
-                    return
+            with self.models.using(name) as engine:
+                stream = engine.stream(request, limits.reached)
+                while True:
+                    try:
+                        piece = next(stream)
+                    except StopIteration as end:
+                        result = limits.applied(end.value)
+                        break
+                    limits.saw(piece.text)
+                    put(piece)
+            self.models.measured(name, result)
+            put(result)
         except Exception as error:  # noqa: BLE001 - it goes to the one who waits for it
-            if not gone():
-                put(error)
-
-    def _engine(self, name: str) -> Engine:
-        with self._loading:
-            if name not in self._engines:
-                logging.info("loading the model %s", name)
-                self._engines[name] = self._load(name, progress=_load_progress(name))
-            return self._engines[name]
-
-    def _record(self, result: Result) -> None:
-        self.served += 1
-        self.tokens += result.stats.tokens
-        self.prompt_tokens += result.stats.prompt_tokens
-        self.reused_tokens += result.stats.reused_tokens
-
-    def _count_down(self) -> None:
-        self.waiting -= 1
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            put(error)
 
 
-def _load_progress(name: str) -> Callable[[int, int], None]:
-    """Shows a load that takes a while: a bar on a terminal, else every tenth in the log."""
-    return _bar(name) if sys.stderr.isatty() else _tenths(name)
+class Limits:
+    """When an answer ends that the model would go on with, where it stands.
 
+    Nobody wants it any more, its time is up, or it has left the block that was to be completed.
+    """
 
-def _bar(name: str) -> Callable[[int, int], None]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+    def __init__(self, options: Options, gone: threading.Event) -> None:
+        self._gone = gone
+        self._indent, self._predict_s = options.indent, options.predict_s
+        self._deadline = time.monotonic() + options.deadline_s if options.deadline_s else None
+        self._first: float | None = None
+        self._text = ""
 
-    columns = (f"loading {name}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("")
+    def reached(self) -> bool:
+        """Asked by the engine at every step, from any thread."""
+        if self._gone.is_set():
+            return True
+        now = time.monotonic()
+        if self._deadline is not None and now > self._deadline:
+            return True
+        return (
+            self._first is not None
+            and "\n" in self._text
+            and (
+                (self._predict_s is not None and now - self._first > self._predict_s)
+                or self._left() is not None
+            )
+        )
 
-    def report(done: int, of: int) -> None:
-        if of < LARGE:
-            return
-        if not bar.live.is_started:
-            bar.start()
-        bar.update(task, completed=done, total=of)
-        if done >= of:
-            bar.stop()
+    def saw(self, text: str) -> None:
+        """More of the answer."""
+        if self._first is None:
+            self._first = time.monotonic()
+        self._text += text
 
-    return report
+    def applied(self, result: Result) -> Result:
+        """The result without the line that left the block."""
+        self._text = result.text
+        place = self._left()
+        return result if place is None else replace(result, text=result.text[:place])
 
-
-def _tenths(name: str) -> Callable[[int, int], None]:
-    told = 0
-
-    def report(done: int, of: int) -> None:
-        nonlocal told
-        tenths = 10 * done // of
-        if of >= LARGE and tenths > told:
-            told = tenths
-            logging.info("loading the model %s: %d %% of %.1f GB", name, 10 * tenths, of / 1e9)
-
-    return report
+    def _left(self) -> int | None:
+        """Where the first line after the first begins whose indentation is less than asked for."""
+        if not self._indent:
+            return None
+        place = self._text.find("\n") + 1
+        while place:
+            end = self._text.find("\n", place)
+            line = self._text[place : end if end >= 0 else None]
+            bare = line.lstrip(" \t")
+            if bare and len(line) - len(bare) < self._indent:
+                return place
+            place = end + 1
+        return None

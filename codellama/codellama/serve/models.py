@@ -1,0 +1,180 @@
+"""The models in memory, by role, under one budget of memory.
+
+A model is loaded when it is first wanted; where the budget has no room for it, those that nobody uses
+make way, the longest unused first.
+"""
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codellama.runtime.device import find_device
+from codellama.runtime.engine import Engine, load_engine
+from codellama.runtime.errors import CheckpointError, CodellamaError, ServerBusy, UnknownModel
+from codellama.runtime.footprint import Precision, weight_bytes
+from codellama.runtime.locate import locate
+from codellama.runtime.memory import usable_bytes
+from codellama.runtime.records import Result
+from codellama.runtime.weights.checkpoint import open_checkpoint
+from codellama.serve.api import ModelInfo
+from codellama.serve.load_progress import load_progress
+
+_PRECISIONS: dict[str, Precision] = {"int8": "q8_0", "int4": "q4_0", "float32": "f32"}
+# A measured rate moves by this share towards that of the newest request, if that had so many tokens.
+_RECENT, _TELLING = 0.2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How models are loaded; `memory_bytes` is what all of them may take, 0 what is free."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: str = "auto"
+    max_context: int | None = None
+    memory_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Resident:
+    """A model in memory."""
+
+    engine: Engine
+    info: ModelInfo
+    nbytes: int
+    users: int = 0
+    used_at: float = 0.0
+
+
+class Models:
+    """Engines by the place of their checkpoint; safe to use from several threads.
+
+    `roles` gives the model of each role (completion, chat). With `only_roles` no other is loaded, which
+    is for servers that others than the owner use: what lies on the disk is not for them to name.
+    """
+
+    def __init__(self, loading: Loading, roles: dict[str, str], only_roles: bool = False) -> None:
+        self._loading = loading
+        self._roles = roles
+        self._only_roles = only_roles
+        self._resident: dict[Path, _Resident] = {}
+        self._lock = threading.Lock()
+
+    def name(self, asked: str, role: str) -> str:
+        """The model that a request means: by name, by role, or where it names none by what it wants."""
+        return self._roles.get(asked or role) or asked or self._roles["completion"]
+
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """What is in memory now."""
+        return tuple(resident.info for resident in list(self._resident.values()))
+
+    def info(self, name: str) -> ModelInfo | None:
+        """What is known of a model in memory."""
+        return next((info for info in self.infos() if info.name == name), None)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Engine]:
+        """The engine, loaded where it is not yet; it stays while the block lasts.
+
+        Raises as `load_engine` does, and ServerBusy or CheckpointError where there is no room.
+        """
+        resident = self._take(name)
+        try:
+            yield resident.engine
+        finally:
+            with self._lock:
+                resident.users -= 1
+                resident.used_at = time.monotonic()
+
+    def measured(self, name: str, result: Result) -> None:
+        """Takes what an answer took into the model's rates."""
+        stats = result.stats
+        with self._lock:
+            for resident in self._resident.values():
+                if resident.info.name == name:
+                    old = resident.info
+                    computed = stats.prompt_tokens - stats.reused_tokens
+                    resident.info = replace(
+                        old,
+                        prefill_rate=_rate(old.prefill_rate, computed, stats.prefill_s),
+                        decode_rate=_rate(old.decode_rate, stats.tokens, stats.decode_s),
+                    )
+
+    def _take(self, name: str) -> _Resident:
+        if self._only_roles and name not in self._roles.values():
+            raise UnknownModel(f"There is no model {name!r} here: leave it out, or ask GET /v1/models.")
+        place = locate(name)
+        with self._lock:
+            resident = self._resident.get(place)
+            if resident is None:
+                resident = self._resident[place] = self._load(name, place)
+            resident.users += 1
+            resident.used_at = time.monotonic()
+            return resident
+
+    def _load(self, name: str, place: Path) -> _Resident:
+        how = self._loading
+        nbytes = self._needed(place)
+        self._make_room(name, nbytes)
+        logging.info("loading the model %s", name)
+        engine = load_engine(
+            name,
+            device=how.device,
+            dtype=how.dtype,
+            quantize=how.quantize,
+            max_context=how.max_context,
+            progress=load_progress(name),
+        )
+        c = engine.config
+        role = ",".join(role for role, model in self._roles.items() if model == name)
+        return _Resident(
+            engine, ModelInfo(name, c.family, c.max_context, c.can_infill, c.can_chat, role), nbytes
+        )
+
+    def _needed(self, place: Path) -> int:
+        """Bytes of the weights as they will be kept."""
+        try:
+            config = open_checkpoint(place).config
+        except CodellamaError:  # loading says what is wrong, or runs it through transformers
+            files = place.glob("*.safetensors") if place.is_dir() else (place,)
+            return sum(file.stat().st_size for file in files)
+        how, on_cpu = self._loading, find_device(self._loading.device).type == "cpu"
+        bits = how.quantize if how.quantize != "auto" else "int8" if on_cpu else "none"
+        if bits not in _PRECISIONS:
+            bits = "float32" if how.dtype == "auto" and on_cpu else how.dtype
+        return weight_bytes(config, _PRECISIONS.get(bits, "bf16"))
+
+    def _make_room(self, name: str, nbytes: int) -> None:
+        """Ends idle models until `nbytes` fit; the lock is held."""
+        while nbytes > (room := self._room()):
+            idle = [(r.used_at, place) for place, r in self._resident.items() if not r.users]
+            if idle:
+                place = min(idle)[1]
+                logging.info("the model %s makes room for %s", self._resident[place].info.name, name)
+                del self._resident[place]
+                gc.collect()  # what holds its tensors may stand in cycles
+            elif self._resident:
+                raise ServerBusy(f"The models in use leave no room for {name}: try again in a moment.")
+            else:
+                raise CheckpointError(
+                    f"The model {name} takes {nbytes / 1e9:.1f} GB and there is room for {room / 1e9:.1f}: "
+                    "close other programs, set engine.quantize or engine.memory_gb, or choose a smaller one."
+                )
+
+    def _room(self) -> int:
+        if self._loading.memory_bytes:
+            return self._loading.memory_bytes - sum(r.nbytes for r in self._resident.values())
+        return usable_bytes(find_device(self._loading.device))
+
+
+def _rate(old: float | None, tokens: int, seconds: float) -> float | None:
+    """Tokens per second, moved a step towards the newest; a handful of tokens tells nothing."""
+    if tokens < _TELLING or seconds <= 0:
+        return old
+    new = tokens / seconds
+    return new if old is None else old + _RECENT * (new - old)
