@@ -97,7 +97,8 @@ def convert(
         Path, typer.Argument(metavar="DST", help="A name that ends in .gguf, or a folder to make.")
     ],
     type_: Annotated[
-        str | None, typer.Option("--type", help="f32, f16, bf16; for .gguf also q8_0, q4_0. Default: as SRC.")
+        str | None,
+        typer.Option("--type", help="f32, f16, bf16; folders: int8; .gguf: q8_0, q4_0. Default: as SRC."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier model.")] = False,
     json: Json = False,

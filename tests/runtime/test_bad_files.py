@@ -31,6 +31,7 @@ from codellama.runtime import load_engine
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError, CodellamaError
 from codellama.runtime.weights.checkpoint import open_checkpoint
+from codellama.runtime.weights.convert import convert
 from codellama.runtime.weights.loading import load_transformer
 
 WQ = {"meta": "layers.1.attention.wq.weight", "gguf": "blk.1.attn_q.weight"}
@@ -230,6 +231,48 @@ def test_absurd_experts(tmp_path: Path, key: str) -> None:
     save_file(layers, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(LLAMA4 | {key: 10**18}))
     refused(tmp_path, str(tmp_path), "size")
+
+
+INT8 = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "word"),
+    [
+        (INT8 + "_scale", None, "has no"),
+        (INT8 + "_scale", lambda t: t[:-1].clone(), "shape"),
+        (INT8 + "_scale", lambda t: t.to(torch.int8), "I8"),
+        (INT8 + "_scale", lambda t: t * float("nan"), "NaN"),
+        (INT8, lambda t: t[:-1].clone(), "shape"),
+        (INT8, lambda t: t.flatten(), "shape"),
+    ],
+)
+def test_int8_and_its_scales(
+    tmp_path: Path, name: str, edit: Callable[[torch.Tensor], torch.Tensor] | None, word: str
+) -> None:
+    """A matrix in int8 is nothing without a scale for each of its rows."""
+    convert(write_hugging_face(tmp_path / "a", make_llama()), tmp_path / "b", "int8")
+    file = tmp_path / "b" / "model.safetensors"
+    tensors = load_file(file)
+    if edit is None:
+        del tensors[name]
+    else:
+        tensors[name] = edit(tensors[name])
+    save_file(tensors, file)
+    refused(tmp_path / "b", str(file), INT8, word)
+
+
+@pytest.mark.parametrize(
+    "table", [{"format": "pack-quantized"}, {"config_groups": {}}, {"config_groups": [8]}]
+)
+def test_other_quantised_folders(tmp_path: Path, table: dict[str, Any]) -> None:
+    """Other formats of the library are refused by config.json alone."""
+    convert(write_hugging_face(tmp_path / "a", make_llama()), tmp_path / "b", "int8")
+    config = tmp_path / "b" / "config.json"
+    described = json.loads(config.read_text())
+    described["quantization_config"] |= table
+    config.write_text(json.dumps(described))
+    refused(tmp_path / "b", str(config), "quantised", "int8")
 
 
 # safetensors

@@ -160,11 +160,6 @@ class ModelConfig:
                 f"{source} describes a {kind!r} model, and only {', '.join(map(repr, NATIVE))} are "
                 "understood: choose a Llama checkpoint."
             )
-        if data.get("quantization_config"):
-            raise CheckpointError(
-                f"{source} describes a quantised model, whose weights are not read: choose the unquantised "
-                "one, or a .gguf file."
-            )
         if kind == "llama4":  # text and vision; the text decoder has a table of its own
             text = data.get("text_config")
             if not isinstance(text, dict):

@@ -18,8 +18,9 @@ from codellama.runtime.errors import CodellamaError, InvalidRequest
 if TYPE_CHECKING:
     from codellama.runtime.weights.tensors import Checkpoint
 
-TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
-_FOLDER_TYPES = ("f32", "f16", "bf16")
+TYPES = ("f32", "f16", "bf16", "int8", "q8_0", "q4_0")
+_FOLDER_TYPES = ("f32", "f16", "bf16", "int8")
+_FILE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _SPARE_BYTES = 64 * 2**20  # what headers and tokenizers may take beside the tensors
 
 
@@ -79,6 +80,10 @@ def _check_request(source: Path, destination: Path, type_: str, force: bool) -> 
         raise InvalidRequest(
             f"A Hugging Face folder holds no {type_}: name a destination that ends in .gguf, or choose "
             f"{', '.join(_FOLDER_TYPES)}."
+        )
+    if type_ not in _FILE_TYPES and file:
+        raise InvalidRequest(
+            f"A GGUF file holds no {type_}: name a folder, or choose {', '.join(_FILE_TYPES)}."
         )
     if not destination.absolute().parent.is_dir():
         raise InvalidRequest(f"There is no folder {destination.absolute().parent}: make it first.")

@@ -6,15 +6,11 @@ Weights are `model.safetensors`, or else `pytorch_model.bin`, of which nothing i
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError
-from codellama.runtime.weights import mapped, pickled, safetensors
+from codellama.runtime.weights import compressed_tensors, mapped, pickled, safetensors
 from codellama.runtime.weights.tensors import AGAIN, Block, Format, TensorInfo, read_json
-
-if TYPE_CHECKING:
-    pass
 
 # Llama 4's folders hold its text decoder under a name of its own, beside what sees pictures.
 _TEXT, _VISION = "language_model.", ("vision_model.", "multi_modal_projector.")
@@ -29,9 +25,14 @@ class HuggingFaceCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         config = path / "config.json"
-        self.config = ModelConfig.from_hugging_face(read_json(config), str(config))
+        described = read_json(config)
+        self._quantised = bool(described.get("quantization_config"))
+        if self._quantised:
+            compressed_tensors.check(described["quantization_config"], str(config))
+        self.config = ModelConfig.from_hugging_face(described, str(config))
         self._stored: dict[str, TensorInfo] = {}
         self._pickled: dict[str, mapped.Extent] = {}
+        self._int8: dict[str, tuple[TensorInfo, TensorInfo]] = {}
 
     def infos(self) -> list[TensorInfo]:
         if not self._stored:
@@ -40,9 +41,14 @@ class HuggingFaceCheckpoint:
                 for info in self._read(file):
                     if places.get(info.name, file.name) == file.name and not info.name.startswith(_VISION):
                         self._stored[info.name.removeprefix(_TEXT)] = info
-        return [replace(info, name=name) for name, info in self._stored.items()]
+            if self._quantised:
+                self._int8 = compressed_tensors.paired(self._stored)
+        scales = {name + compressed_tensors.SCALE for name in self._int8}
+        return [replace(i, name=name) for name, i in self._stored.items() if name not in scales]
 
     def blocks(self, info: TensorInfo) -> Iterator[Block]:
+        if info.name in self._int8:
+            return compressed_tensors.blocks(*self._int8[info.name])
         stored = self._stored[info.name]
         if stored.name in self._pickled:
             return mapped.blocks(self._pickled[stored.name])

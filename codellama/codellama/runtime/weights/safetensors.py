@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from codellama.runtime.errors import CheckpointError
 from codellama.runtime.weights.mapped import check_dtype
 from codellama.runtime.weights.tensors import AGAIN, Block, TensorInfo, row_blocks, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Headers up to this size are looked through for the tensor that is wrong.
 _MOST_EXPLAINED_BYTES = 4 * 2**20
@@ -49,9 +52,15 @@ def blocks(info: TensorInfo) -> Iterator[Block]:
         with _opened(info.file, "pt") as content:
             yield (), content.get_tensor(info.name)
         return
-    for rows in row_blocks(info.shape, prod(info.shape[1:]) * 4):
-        with _opened(info.file, "pt") as content:
-            yield (rows,), content.get_slice(info.name)[rows]
+    for here in row_blocks(info.shape, prod(info.shape[1:]) * 4):
+        yield (here,), rows(info, here)
+
+
+def rows(info: TensorInfo, here: slice) -> "Tensor":
+    """Rows of a tensor of any dtype."""
+    with _opened(info.file, "pt") as content:
+        part: Tensor = content.get_slice(info.name)[here]
+    return part
 
 
 @contextmanager
