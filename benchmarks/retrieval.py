@@ -9,12 +9,14 @@ Each repository is a checkout with its history; the result names its commit. The
 
 import argparse
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Figure, write
 
 from codellama.assist.retrieval import TASKS, evaluate_retrieval
+from codellama_cli import config, repository
 from codellama_index import open_index
 
 
@@ -26,7 +28,10 @@ def measure(task: str, folder: Path, questions: int, back: int) -> dict[str, Any
     with open_index(folder) as index:
         if task == "docstrings":
             index.sync()
-        result: dict[str, Any] = evaluate_retrieval(index, tasks=[task], questions=questions, back=back)[task]
+        meaning = repository.meaning_for(config.load(None))
+        with meaning.blocking() if meaning else nullcontext() as model:
+            results = evaluate_retrieval(index, tasks=[task], questions=questions, back=back, meaning=model)
+    result: dict[str, Any] = results[task]
     return result | {"commit": head}
 
 

@@ -2,13 +2,17 @@
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from codellama.assist.answer import Answer, Turn
+    from codellama.assist.meaning import Meaning
     from codellama.serve.client import ModelClient
     from codellama_index import Index
 
@@ -50,11 +54,16 @@ def ask(
             locate(name)
         repository.glanced(index, _REFRESH_S)
         client = ModelClient(repository.serve_settings(settings, name)) if name else None
-        asyncio.run(_converse(index, client, question, max_context, chat, json))
+        meaning = repository.meaning_for(settings)
+        answered = partial(_answered, index, client, meaning, max_context, json)
+        asyncio.run(_converse(answered, client, question, chat))
 
 
 async def _converse(
-    index: "Index", client: "ModelClient | None", question: str | None, room: int, chat: bool, json: bool
+    answered: "Callable[[str, list[Turn]], Awaitable[Answer]]",
+    client: "ModelClient | None",
+    question: str | None,
+    chat: bool,
 ) -> None:
     from codellama.assist.answer import Turn
 
@@ -66,7 +75,7 @@ async def _converse(
             if asked is None:
                 return
             if asked.strip():
-                found = await _answered(index, client, asked, room, history, json)
+                found = await answered(asked, history)
                 history.append(Turn(asked, found.answer))
             if not chat:
                 return
@@ -83,14 +92,30 @@ def _next_question() -> str | None:
 
 
 async def _answered(
-    index: "Index", client: "ModelClient | None", question: str, room: int, history: "list[Turn]", json: bool
+    index: "Index",
+    client: "ModelClient | None",
+    meaning: "Meaning | None",
+    room: int,
+    json: bool,
+    question: str,
+    history: "list[Turn]",
 ) -> "Answer":
     from codellama.assist.answer import answer
+    from codellama_cli import output
     from codellama_cli.reading import AnswerPrinter
 
     printer = AnswerPrinter(index.root)
     say = (lambda text: None) if json else printer.feed
-    found = await answer(question, index, client, max_context=room, on_text=say, history=tuple(history))
+    found = await answer(
+        question,
+        index,
+        client,
+        max_context=room,
+        on_text=say,
+        history=tuple(history),
+        meaning=meaning,
+        warn=output.warn,
+    )
     if json:
         _print_json(found)
     else:

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, str | int | float] = {
     "completion.budget_bytes": 6144,
     "chat.model": "",
     "models.folder": "",
+    "embeddings.model": "",
     "engine.device": "auto",
     "engine.dtype": "auto",
     "engine.quantize": "auto",

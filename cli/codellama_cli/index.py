@@ -20,14 +20,21 @@ Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 
 @index.command()
 def build(path: Folder = None, json: Json = False) -> None:
-    """Build the index, or bring it up to date.
+    """Build the index, or bring it up to date; with embeddings.model set, encode its passages as well.
+
+    Either goes on where it was stopped.
 
     Example: codellama index build ~/src/service
     """
     from codellama_cli import output, repository
 
-    with repository.open_repository(path) as opened, output.progress("indexing") as move:
-        report = opened.sync(progress=move)
+    with repository.open_repository(path) as opened:
+        with output.progress("indexing") as move:
+            report = opened.sync(progress=move)
+        meaning = repository.meaning_for(repository.settings_for(opened.root))
+        if meaning is not None:
+            with meaning.blocking() as model, output.progress("encoding") as move:
+                opened.encode(model.name, model.encode, move)
     _show_report(report, json)
 
 

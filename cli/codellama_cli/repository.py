@@ -10,6 +10,7 @@ from codellama_cli import config, output
 from codellama_cli.config import Config
 
 if TYPE_CHECKING:
+    from codellama.assist.meaning import Meaning
     from codellama.serve.client import ServeSettings
     from codellama_index import Index
 
@@ -64,6 +65,16 @@ def glanced(index: "Index", within_s: float) -> "Index":
     if not report.current:  # also where another process held the lock all the time
         output.warn("the index may be stale: codellama index build reads what has changed")
     return index
+
+
+def meaning_for(loaded: Config) -> "Meaning | None":
+    """The embedding model of the user's settings; None where none is named."""
+    name = loaded.text("embeddings.model")
+    if not name:
+        return None
+    from codellama.assist.meaning import Meaning
+
+    return Meaning(serve_settings(loaded, loaded.text("completion.model")), name)
 
 
 def serve_settings(loaded: Config, model: str) -> "ServeSettings":

@@ -1,5 +1,6 @@
 """`codellama eval retrieval`: how often what is asked for is found, in the user's own repository."""
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,7 +38,11 @@ def retrieval(
     with repository.open_repository(repo) as index:
         if "docstrings" in wanted:
             repository.refreshed(index)
-        results = evaluate_retrieval(index, tasks=wanted, questions=questions, back=back, seed=seed)
+        meaning = repository.meaning_for(repository.settings_for(index.root))
+        with meaning.blocking() if meaning else nullcontext() as model:
+            results = evaluate_retrieval(
+                index, tasks=wanted, questions=questions, back=back, seed=seed, meaning=model
+            )
     if json:
         output.print_json(results)
         return

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
 from operator import sub
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 from codellama_index.captures import Mentions
 from codellama_index.extract import Chunk, Extract
@@ -93,16 +93,43 @@ def pack_symbols(symbols: Sequence[Symbol]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def unpack_symbols(path: str, packed: bytes) -> tuple[Symbol, ...]:
-    """The symbols of a file, in their order; raises ValueError or zlib.error where the bytes are damaged."""
-    if not packed:
-        return ()
-    return tuple(
-        Symbol(path, name, kind, line, first, last, Span(start, end), scope, signature, docstring)
-        for name, kind, line, first, last, start, end, scope, signature, docstring in zip(
-            *json.loads(zlib.decompress(packed)), strict=True
-        )
-    )
+def unpack_symbols(path: str, packed: bytes) -> "Outline":
+    """The symbols of a file; raises ValueError or zlib.error where the bytes are damaged."""
+    return Outline(path, packed)
+
+
+class Outline(Sequence[Symbol]):
+    """A file's symbols in their order. Each is made when it is asked for: most questions are about one."""
+
+    def __init__(self, path: str, packed: bytes) -> None:
+        self._path = path
+        self._columns: list[list[Any]] = json.loads(zlib.decompress(packed)) if packed else [[]] * 10
+        if len({len(column) for column in self._columns}) != 1 or len(self._columns) != 10:
+            raise ValueError("the columns of symbols differ in length")
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    @overload
+    def __getitem__(self, place: int) -> Symbol: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Symbol, ...]: ...
+    def __getitem__(self, place: int | slice) -> Symbol | tuple[Symbol, ...]:
+        if isinstance(place, slice):
+            return tuple(self[n] for n in range(*place.indices(len(self))))
+        name, kind, line, first, last, start, end, *rest = (column[place] for column in self._columns)
+        return Symbol(self._path, name, kind, line, first, last, Span(start, end), *rest)
+
+    def of_passage(self, start_line: int, end_line: int) -> Symbol | None:
+        """The definition that begins a passage, else the innermost one around it; fields aside."""
+        _, kinds, _, starts, ends, *_ = self._columns
+        around = None
+        for n, (start, kind) in enumerate(zip(starts, kinds, strict=True)):
+            if start == start_line and kind != "field":
+                return self[n]
+            if start <= start_line and end_line <= ends[n] and kind != "field":
+                around = n
+        return None if around is None else self[around]
 
 
 def pack_chunks(chunks: Sequence[Chunk]) -> bytes:
@@ -115,14 +142,24 @@ def pack_chunks(chunks: Sequence[Chunk]) -> bytes:
     return zlib.compress(json.dumps([gaps, lengths, names], ensure_ascii=False).encode(), _LEVEL)
 
 
-@lru_cache(maxsize=1024)
 def unpack_chunks(packed: bytes) -> tuple[Chunk, ...]:
     """The chunks in their order; raises ValueError or zlib.error where the bytes are damaged."""
-    if not packed:
-        return ()
-    gaps, lengths, names = json.loads(zlib.decompress(packed))
-    columns = zip(accumulate(gaps), lengths, names, strict=True)
+    columns = zip(*_chunk_columns(packed), strict=True)
     return tuple(Chunk(start, start + length, name) for start, length, name in columns)
+
+
+def unpack_chunk(packed: bytes, place: int) -> Chunk:
+    """One of the chunks; raises LookupError where it is none, else as `unpack_chunks`."""
+    starts, lengths, names = _chunk_columns(packed)
+    return Chunk(starts[place], starts[place] + lengths[place], names[place])
+
+
+@lru_cache(maxsize=1024)
+def _chunk_columns(packed: bytes) -> tuple[list[int], list[int], list[str]]:
+    if not packed:
+        return [], [], []
+    gaps, lengths, names = json.loads(zlib.decompress(packed))
+    return list(accumulate(gaps)), lengths, names
 
 
 def pack_mentions(mentions: Mentions) -> bytes:

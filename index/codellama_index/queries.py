@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from codellama_index.database import Damaged
-from codellama_index.packed import UnpackedMentions, token, unpack_chunks, unpack_symbols
+from codellama_index.extract import Chunk
+from codellama_index.packed import (
+    Outline,
+    UnpackedMentions,
+    token,
+    unpack_chunk,
+    unpack_chunks,
+    unpack_symbols,
+)
 from codellama_index.records import Reference, Span, Symbol
 from codellama_index.store import Store
 
@@ -28,6 +36,15 @@ class FoundChunk:
     end_line: int
     name: str
     bm25: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unencoded:
+    """A file whose content has no vectors yet."""
+
+    path: str
+    digest: bytes
+    bytes: int
 
 
 class Queries:
@@ -99,31 +116,27 @@ class Queries:
         rows = self._mine(
             "SELECT f.path, s.place FROM symbol s JOIN file f ON f.blob = s.blob"
             + _MINE
-            + " WHERE s.name = ? COLLATE NOCASE ORDER BY f.rank DESC, f.path, s.place LIMIT ?",
+            # The index is by the name regardless of case, and what follows it looks at the case.
+            + " WHERE s.name = ? AND s.name = ? COLLATE BINARY ORDER BY f.rank DESC, f.path, s.place LIMIT ?",
             name,
-            4 * limit,
+            name,
+            limit,
         )
-        found: list[Symbol] = []
-        for path, place in rows:
-            outline = self.symbols_in(path)
-            if place < len(outline) and outline[place].name == name:
-                found.append(outline[place])
-            if len(found) == limit:
-                break
-        return found
+        outlines = [(self.symbols_in(path), place) for path, place in rows]
+        return [outline[place] for outline, place in outlines if place < len(outline)]
 
     def symbols_like(self, pattern: str, limit: int) -> list[Symbol]:
         """Definitions whose name matches an SQL LIKE pattern (`\\` escapes), regardless of case."""
         return self._symbols("s.name LIKE ? ESCAPE '\\'", pattern, limit=limit)
 
-    def symbols_in(self, path: str) -> list[Symbol]:
+    def symbols_in(self, path: str) -> Outline:
         """A file's definitions in order."""
         rows = self._mine(
             "SELECT p.symbols FROM file f JOIN packed p ON p.blob = f.blob" + _MINE + " WHERE f.path = ?",
             path,
         )
         with _unpacking():
-            return list(unpack_symbols(path, rows[0][0])) if rows else []
+            return unpack_symbols(path, rows[0][0] if rows else b"")
 
     def all_symbols(self) -> list[Symbol]:
         """Every definition, by path and place."""
@@ -157,7 +170,7 @@ class Queries:
         """Chunks that match an FTS5 query, by BM25 with names counting four times."""
         rows: list[tuple[int, float]] = []
         found: list[FoundChunk] = []
-        wanted = 4 * limit
+        wanted = limit + limit // 8
         while len(found) < limit:  # contents of other branches and worktrees may come before ours
             more = self._store.rows(
                 "SELECT rowid, bm25(text, 1.0, 4.0) AS score FROM text WHERE text MATCH ?"
@@ -169,6 +182,11 @@ class Queries:
                 break
             rows, wanted = more, wanted * 8
         return found[:limit]
+
+    def holding(self, word: str) -> int:
+        """How many chunks have a word, those of other branches and worktrees among them."""
+        rows = self._store.rows("SELECT count(*) FROM text WHERE text MATCH ?", (_phrase(word),))
+        return rows[0][0] if rows else 0
 
     def shares(self, word: str) -> list[tuple[int, float]]:
         """(number, share) of the chunks with a word, those of other branches and worktrees among them: their
@@ -187,8 +205,11 @@ class Queries:
         """(name, file) of every definition; names come as often as they are defined."""
         return self._mine("SELECT s.name, f.path FROM symbol s CROSS JOIN file f ON f.blob = s.blob" + _MINE)
 
-    def definers(self, names: Collection[str]) -> list[tuple[str, str, int]]:
-        """(name, file, place in the file's outline) of definitions of exactly these names, unpacked later."""
+    def definers(self, names: Collection[str], most: int = 1 << 30) -> list[tuple[str, str, int]]:
+        """(name, file, place in the file's outline) of definitions of exactly these names, unpacked later.
+
+        Names with more than `most` definitions, other branches' and worktrees' among them, are left out.
+        """
         found: list[tuple[str, str, int]] = []
         wanted = sorted(names)
         for first in range(0, len(wanted), 500):
@@ -196,8 +217,10 @@ class Queries:
             found += self._mine(
                 "SELECT s.name, f.path, s.place FROM symbol s CROSS JOIN file f ON f.blob = s.blob"
                 + _MINE
-                + f" WHERE s.name IN ({', '.join('?' * len(part))})",
+                + f" WHERE s.name IN (SELECT name FROM symbol WHERE name IN ({', '.join('?' * len(part))})"
+                " GROUP BY name COLLATE BINARY HAVING count(*) <= ?)",
                 *part,
+                most,
             )
         return [row for row in found if row[0] in names]
 
@@ -221,6 +244,38 @@ class Queries:
             for path, packed in rows:
                 yield path, UnpackedMentions(packed).counts()
 
+    def chunks_in(self, path: str) -> tuple[Chunk, ...]:
+        """A file's chunks in order."""
+        rows = self._mine(
+            "SELECT p.chunks FROM file f JOIN packed p ON p.blob = f.blob" + _MINE + " WHERE f.path = ?", path
+        )
+        with _unpacking():
+            return unpack_chunks(rows[0][0]) if rows else ()
+
+    def unencoded(self, model: str) -> list[Unencoded]:
+        """The files with chunks but no vectors of this model, the most central first."""
+        rows = self._mine(
+            "SELECT f.path, b.hash, b.bytes FROM file f JOIN blob b ON b.id = f.blob AND b.chunks > 0"
+            + _MINE
+            + " WHERE f.skip = '' AND NOT EXISTS"
+            " (SELECT 1 FROM vector v WHERE v.blob = b.id AND v.model = ?) ORDER BY f.rank DESC, f.path",
+            model,
+        )
+        return [Unencoded(*row) for row in rows]
+
+    def vectors(self, model: str, size: int) -> list[tuple[str, tuple[Chunk, ...], bytes]]:
+        """(path, chunks, their vectors of `size` half-precision numbers) of every file that has some."""
+        rows = self._mine(
+            "SELECT f.path, p.chunks, v.vectors FROM vector v JOIN blob b ON b.id = v.blob"
+            " JOIN packed p ON p.blob = b.id JOIN file f ON f.blob = b.id AND f.skip = ''"
+            + _MINE
+            + " WHERE v.model = ? AND length(v.vectors) = 2 * ? * b.chunks ORDER BY f.path",
+            model,
+            size,
+        )
+        with _unpacking():
+            return [(path, unpack_chunks(chunks), vectors) for path, chunks, vectors in rows]
+
     def _linked(self, rows: Sequence[tuple[int, float]]) -> list[FoundChunk]:
         """The chunks of these rows that a file of this worktree has, in the rows' order."""
         found: list[FoundChunk] = []
@@ -238,9 +293,7 @@ class Queries:
                 (*part, self._store.worktree),
             )
             with _unpacking():
-                chunks = [
-                    (part[n], path, unpack_chunks(packed)[place]) for n, place, path, packed in contents
-                ]
+                chunks = [(part[n], path, unpack_chunk(packed, place)) for n, place, path, packed in contents]
             found += [
                 FoundChunk(path, chunk.start_line, chunk.end_line, chunk.name, bm25)
                 for bm25, path, chunk in sorted(chunks, key=lambda row: (row[0], row[1], row[2][0]))
@@ -261,7 +314,7 @@ class Queries:
             *values,
             limit,
         )
-        outlines: dict[str, list[Symbol]] = {}
+        outlines: dict[str, Outline] = {}
         for path, _, _ in rows:
             if path not in outlines:
                 outlines[path] = self.symbols_in(path)

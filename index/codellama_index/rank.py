@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 _DAMPING = 0.85
 _ROUNDS = 40
@@ -30,6 +31,7 @@ _SECONDARY = re.compile(
 )
 
 
+@lru_cache(maxsize=50_000)
 def is_secondary(path: str) -> bool:
     """Tests, vendored and generated files, examples: found, but after the code they are about."""
     return _SECONDARY.search(path) is not None

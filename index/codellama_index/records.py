@@ -131,6 +131,23 @@ class RankedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionVector:
+    """A question as an embedding model sees it: a vector of length 1, and the name vectors are kept by."""
+
+    model: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """How far the passages' vectors are: `files` done of `all_files` that had none, with so many passages."""
+
+    files: int
+    all_files: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
 class MapEntry:
     """One file of the repository map, most central first, with its outline."""
 

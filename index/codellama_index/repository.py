@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from codellama_index import nearby, outline, schema
+from codellama_index import meaning, nearby, outline, schema
 from codellama_index import retrieve as retrieval
 from codellama_index import sync as syncing
 from codellama_index.database import Damaged
@@ -16,9 +16,11 @@ from codellama_index.extract import decode
 from codellama_index.place import MAX_BYTES, Place, cache_folder, place_of
 from codellama_index.queries import Queries
 from codellama_index.records import (
+    Encoded,
     Hit,
     MapEntry,
     OpenDocument,
+    QuestionVector,
     RankedFile,
     Reference,
     Snippet,
@@ -29,7 +31,6 @@ from codellama_index.retrieve_files import FILE_SIGNALS, retrieve_files
 from codellama_index.store import Store
 from codellama_index.sync import Progress
 from codellama_index.walk import find_root, git_common_dir
-from codellama_index.words import parts
 from codellama_index.writer import NotNow, Writer
 
 _CONTEXT_DEADLINE_S = 0.1
@@ -85,9 +86,38 @@ class Index:
             return self.status()
         if report.indexed and report.complete:
             if self._writer.store.garbage() > _GARBAGE:
-                self._writer.rebuild(work)
+                self._writer.rebuild(self._with_vectors_of(self.database, work))
             self._writer.bound(self.max_bytes)
         return report
+
+    def encode(
+        self,
+        model: str,
+        encode: meaning.Encode,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Encoded:
+        """Gives the passages of code that have none a vector of `model`, for `retrieve`; see `meaning`.
+
+        Other processes read and write meanwhile. What is done stays where it is cancelled or `encode` raises;
+        the vectors of other models are deleted once all is done.
+        """
+
+        def save(vectors: Sequence[tuple[bytes, bytes]]) -> None:
+            self._writing(lambda store: store.add_vectors(model, vectors))
+
+        encoded = self._reading(
+            lambda: meaning.encode_files(
+                self._queries, self.root, self._line_reader(), model, encode, save, progress, cancelled
+            )
+        )
+        if encoded.files == encoded.all_files:
+            self._writing(lambda store: store.drop_vectors(model))
+        return encoded
+
+    def unencoded(self, model: str) -> int:
+        """How many files have passages that lack a vector of `model`."""
+        return self._reading(lambda: len(meaning.waiting(self._queries, model)))
 
     def update(self, paths: Iterable[str]) -> None:
         """Re-reads these files now."""
@@ -117,31 +147,7 @@ class Index:
         """Definitions by name: the exact name first, then by case, beginning, part; None lists all."""
         if query is None:
             return self._reading(self._queries.all_symbols)
-        last = query.replace("::", ".").rpartition(".")[2] or query
-
-        def find() -> list[Symbol]:
-            pattern = last.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            found = self._queries.symbols_like(pattern, -1)
-            if limit is None or len(found) < limit:
-                found += self._queries.symbols_like(f"%{pattern}%", 2000)
-            wanted = set(parts(last))
-            scope = query.rpartition(".")[0]
-
-            def order(symbol: Symbol) -> tuple[bool, bool, bool, bool, bool, str, int]:
-                name, low = symbol.name, symbol.name.lower()
-                return (
-                    name != last,
-                    bool(scope) and not symbol.scope.endswith(scope),
-                    low != last.lower(),
-                    not low.startswith(last.lower()),
-                    not wanted <= set(parts(name)),
-                    symbol.path,
-                    symbol.line,
-                )
-
-            return sorted(dict.fromkeys(found), key=order)[:limit]
-
-        return self._reading(find)
+        return self._reading(lambda: retrieval.by_name(self._queries, query, limit))
 
     def definitions(self, name: str, limit: int = 20) -> list[Symbol]:
         """Definitions with exactly this name; a dotted one (or with `::`) also says the scope's end.
@@ -178,11 +184,23 @@ class Index:
         return self._reading(lambda: retrieval.search(self._queries, self._line_reader(), text, limit))
 
     def retrieve(
-        self, question: str, limit: int = 10, signals: Mapping[str, float] = retrieval.SIGNALS
+        self,
+        question: str,
+        limit: int = 10,
+        signals: Mapping[str, float] = retrieval.SIGNALS,
+        vector: QuestionVector | None = None,
     ) -> list[Hit]:
-        """Passages for a question in natural language; `signals` weighs what finds them."""
+        """Passages for a question in natural language; `signals` weighs what finds them.
+
+        `vector` is the question as the model of `encode` sees it.
+        """
         read = self._line_reader()
-        return self._reading(lambda: retrieval.retrieve(self._queries, read, question, limit, signals))
+
+        def find() -> list[Hit]:
+            near = meaning.nearest(self._queries, vector) if vector else ()
+            return retrieval.retrieve(self._queries, read, question, limit, signals, near)
+
+        return self._reading(find)
 
     def retrieve_files(
         self, question: str, limit: int = 10, signals: Mapping[str, float] = FILE_SIGNALS
@@ -225,7 +243,7 @@ class Index:
 
     def outline(self, path: str) -> list[Symbol]:
         """A file's definitions in order."""
-        return self._reading(lambda: self._queries.symbols_in(path))
+        return self._reading(lambda: list(self._queries.symbols_in(path)))
 
     def enclosing(self, path: str, line: int) -> Symbol | None:
         """The innermost function, method or type around a line."""
@@ -272,6 +290,27 @@ class Index:
                 return []
 
         return lines
+
+    def _writing(self, write: Callable[[Store], None]) -> None:
+        """Runs a write in a transaction of its own."""
+
+        def work(store: Store) -> None:
+            with store.atomic():
+                write(store)
+
+        self._writer.run(work)
+
+    @staticmethod
+    def _with_vectors_of(old: Path | None, work: Callable[[Store], T]) -> Callable[[Store], T]:
+        """Work that fills an empty database, which then gets the vectors of the one that it replaces."""
+
+        def fill(store: Store) -> T:
+            done = work(store)
+            if old is not None:
+                store.adopt_vectors(old)
+            return done
+
+        return fill
 
     def _reading(self, query: Callable[[], T]) -> T:
         """Runs a query; a damaged database is built anew, and the query run on that."""

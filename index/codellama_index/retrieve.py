@@ -7,7 +7,7 @@ questions that measure `ask`. `search` is the plain counterpart for words rather
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from codellama_index.queries import FoundChunk, Queries
 from codellama_index.rank import is_secondary
@@ -22,10 +22,10 @@ SIGNALS: Mapping[str, float] = {
     "related": 0.6,
     "name": 0.3,
     "mention": 0.4,
-    "file": 0.3,
+    "file": 0.6,
     "path": 0.2,
     "defines": 1.0,
-    "meaning": 1.0,
+    "meaning": 1.5,
 }
 _FUSION = 20.0  # the k of reciprocal rank fusion: how little the very first places stand out
 _SECONDARY_WEIGHT = 0.2
@@ -36,8 +36,10 @@ _CHUNKS = 400  # candidates by text; enough to sum a file's best passages
 _MENTIONING = 50  # passages whose names are followed
 _MENTIONED = 40  # definitions that are followed
 _MAX_DEFINERS = 6  # a name with more definitions leads nowhere
+_DEFINITIONS = 10 * _MAX_DEFINERS  # the same with tests and other branches
 _PER_FILE = 3
 _CHUNK_LINES = 60
+_COMMON = 1000  # passages with a word that is worth looking for beside others
 
 Place = tuple[str, int, int]
 ReadLines = Callable[[str], list[str]]
@@ -46,19 +48,15 @@ Scores = dict[Place, float]
 
 @dataclass(slots=True)
 class _Found:
-    """The candidates of one question; `symbols` are those that are unpacked already."""
+    """The candidates of one question."""
 
     queries: Queries
     read_lines: ReadLines
     terms: list[str]
-    secondary: dict[str, bool] = field(default_factory=dict)
-    symbols: dict[Place, Symbol] = field(default_factory=dict)
 
     def weight(self, path: str) -> float:
         """A fifth for tests, vendored and generated files."""
-        if path not in self.secondary:
-            self.secondary[path] = is_secondary(path)
-        return _SECONDARY_WEIGHT if self.secondary[path] else 1.0
+        return _SECONDARY_WEIGHT if is_secondary(path) else 1.0
 
 
 def retrieve(
@@ -116,8 +114,41 @@ def search(queries: Queries, read_lines: ReadLines, text: str, limit: int) -> li
     chunks = queries.search(" AND ".join(quoted), limit)
     if len(chunks) < limit and len(quoted) > 1:
         known = {_place(chunk) for chunk in chunks}
-        chunks += [c for c in queries.search(" OR ".join(quoted), limit) if _place(c) not in known]
+        some = _any_of(_telling(queries, terms))
+        chunks += [c for c in queries.search(some, limit) if _place(c) not in known]
     return [_hit(queries, read_lines, _place(c), -c.bm25, ["text"]) for c in chunks[:limit]]
+
+
+def by_name(queries: Queries, query: str, limit: int | None) -> list[Symbol]:
+    """Definitions by a name or a part of one: the exact name first, then by case, beginning, part."""
+    scope, _, last = query.replace("::", ".").rpartition(".")
+    last = last or query
+    pattern = last.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    found = queries.symbols_like(pattern, -1)
+    if limit is None or len(found) < limit:
+        found += queries.symbols_like(f"%{pattern}%", 2000)
+    wanted = set(parts(last))
+
+    def order(symbol: Symbol) -> tuple[bool, bool, bool, bool, bool, str, int]:
+        name, low = symbol.name, symbol.name.lower()
+        return (
+            name != last,
+            bool(scope) and not symbol.scope.endswith(scope),
+            low != last.lower(),
+            not low.startswith(last.lower()),
+            not wanted <= set(parts(name)),
+            symbol.path,
+            symbol.line,
+        )
+
+    return sorted(dict.fromkeys(found), key=order)[:limit]
+
+
+def _telling(queries: Queries, terms: Sequence[str]) -> list[str]:
+    """The rarer words: what holds only common ones comes last anyway, and weighing all of it takes long."""
+    counts = {term: queries.holding(term) for term in terms}
+    enough = max(_COMMON, min((count for count in counts.values() if count), default=0))
+    return [term for term in terms if counts[term] <= enough]
 
 
 def _fused(
@@ -157,7 +188,7 @@ def _mentioned(found: _Found, chunks: Sequence[FoundChunk]) -> Scores:
         mentioned[_place(chunk)] = names - {chunk.name}
     everything = set().union(*mentioned.values()) if mentioned else set()
     definers: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for name, path, place in found.queries.definers(everything):
+    for name, path, place in found.queries.definers(everything, _DEFINITIONS):
         if not name.startswith("__") and found.weight(path) == 1.0:
             definers[name].append((path, place))
     known = {name for name, places in definers.items() if len(places) <= _MAX_DEFINERS}
@@ -260,9 +291,6 @@ def _place_of(symbol: Symbol) -> Place:
 
 def _hit(queries: Queries, read_lines: ReadLines, place: Place, score: float, why: list[str]) -> Hit:
     path, start, end = place
-    outline = [s for s in queries.symbols_in(path) if s.kind != "field"]
-    inside = [s for s in outline if s.start_line == start]
-    around = [s for s in outline if s.start_line <= start and end <= s.end_line]
-    symbol = inside[0] if inside else (around[-1] if around else None)
+    symbol = queries.symbols_in(path).of_passage(start, end)
     text = "\n".join(read_lines(path)[start - 1 : end])
     return Hit(path, start, end, round(float(score), 5), ", ".join(why), symbol, text)

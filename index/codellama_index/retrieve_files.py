@@ -29,7 +29,7 @@ _K1, _B = 2.0, 0.75
 _SURE = 0.97  # a passage's score nearer to its bound than this says nothing more of how often
 _SECONDARY_WEIGHT = 0.2
 _DATA_WEIGHT = 0.8  # configuration, documents, translations
-_DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
+DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
 _FOLDER_FILES = 3
 
 Span = tuple[int, int, str, int]  # number of the first passage, passages, path, bytes
@@ -81,7 +81,7 @@ def _add_words(
     for span in spans:
         files[span[0]].append(span)
     firsts = sorted(files)
-    primary = sum(1 for path in sizes if not _secondary(path))
+    primary = sum(1 for path in sizes if not is_secondary(path))
     for term, times in weights.items():
         counts: dict[str, float] = defaultdict(float)
         for number, share in queries.shares(term):
@@ -101,7 +101,7 @@ def _add_paths(
     scores: dict[str, float], weights: Mapping[str, float], paths: Iterable[str], weight: float
 ) -> None:
     low = [(path, path.lower()) for path in paths]
-    primary = sum(1 for path, _ in low if not _secondary(path))
+    primary = sum(1 for path, _ in low if not is_secondary(path))
     stems: dict[str, float] = {}
     for term, times in weights.items():
         stems[stem(term)] = max(times, stems.get(stem(term), 0.0))
@@ -128,16 +128,13 @@ def _add_folders(scores: dict[str, float], weight: float) -> None:
 
 def _rarity(primary: int, paths: Iterable[str]) -> float:
     """The inverse document frequency among the files that are neither tests nor vendored."""
-    holding = sum(1 for path in paths if not _secondary(path))
+    holding = sum(1 for path in paths if not is_secondary(path))
     return math.log(1 + (primary - holding + 0.5) / (holding + 0.5))
 
 
 def _prior(path: str) -> float:
-    code = (language_of(path) or "") not in _DATA | {""}
-    return (1.0 if code else _DATA_WEIGHT) * (_SECONDARY_WEIGHT if _secondary(path) else 1.0)
-
-
-_secondary = lru_cache(maxsize=50_000)(is_secondary)
+    code = (language_of(path) or "") not in DATA | {""}
+    return (1.0 if code else _DATA_WEIGHT) * (_SECONDARY_WEIGHT if is_secondary(path) else 1.0)
 
 
 @lru_cache(maxsize=50_000)

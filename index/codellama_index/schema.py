@@ -5,7 +5,8 @@ branches only links other blobs; `file` rows belong to one worktree. The bulk is
 a blob's symbols, references and chunks are one compressed value each, and what finds them are two
 contentless full-text tables. `text` holds the chunks' words, the body in its first column, since every
 other column costs two bytes a word; `mention` holds the names that a blob refers to. A chunk's number is
-its blob's `first_chunk` and its place among the blob's chunks.
+its blob's `first_chunk` and its place among the blob's chunks. `vector` holds what an embedding model made
+of a blob's chunks, in their order, where the user named one.
 
 A contentless table cannot forget a row in SQLite 3.40: chunks' numbers are never used twice (`meta` holds
 the last one given), words of deleted chunks are found no more, and `Store.garbage` tells when a new
@@ -25,7 +26,7 @@ from codellama_index.languages import languages, query_source, wheels
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-SCHEMA = 5
+SCHEMA = 6
 # The modules on whose text it depends what is extracted from a content.
 _EXTRACTING = ("captures", "extract", "languages", "packed", "refusal", "symbols", "words")
 
@@ -59,6 +60,10 @@ CREATE TABLE symbol_rank (
 CREATE TABLE packed (
     blob INTEGER PRIMARY KEY REFERENCES blob, symbols BLOB NOT NULL, mentions BLOB NOT NULL,
     chunks BLOB NOT NULL DEFAULT x''
+);
+CREATE TABLE vector (
+    blob INTEGER NOT NULL REFERENCES blob, model TEXT NOT NULL, vectors BLOB NOT NULL,
+    PRIMARY KEY (blob, model)
 );
 CREATE VIRTUAL TABLE text USING fts5 (body, name, content = '', tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE mention USING fts5 (
@@ -114,6 +119,15 @@ def _pack_chunks(connection: "Connection") -> None:
         connection.execute("UPDATE packed SET chunks = ? WHERE blob = ?", (packed, blob))
     connection.execute("DROP TABLE chunk")
     connection.execute("CREATE INDEX blob_by_chunk ON blob (first_chunk) WHERE chunks > 0")
+
+
+@migration(to=6)
+def _add_vectors(connection: "Connection") -> None:
+    """Vectors of passages, which an embedding model fills where one is named."""
+    connection.execute(
+        "CREATE TABLE vector (blob INTEGER NOT NULL REFERENCES blob, model TEXT NOT NULL,"
+        " vectors BLOB NOT NULL, PRIMARY KEY (blob, model))"
+    )
 
 
 @cache

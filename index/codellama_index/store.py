@@ -196,6 +196,32 @@ class Store:
         )
         return blob
 
+    def add_vectors(self, model: str, vectors: Iterable[tuple[bytes, bytes]]) -> None:
+        """Stores (hash, passages' vectors) of contents that are still there; inside `atomic`."""
+        self._local.writing.executemany(
+            "INSERT OR REPLACE INTO vector SELECT id, ?, ? FROM blob WHERE hash = ?",
+            [(model, encoded, digest) for digest, encoded in vectors],
+        )
+
+    def drop_vectors(self, model: str) -> None:
+        """Forgets the vectors of all models but this one; inside `atomic`."""
+        self._local.writing.execute("DELETE FROM vector WHERE model <> ?", (model,))
+
+    def adopt_vectors(self, other: Path) -> None:
+        """Takes over the vectors that another database of the same version holds for contents of this one."""
+        with translated(self._find):
+            connections = self._connections()
+            if connections is None or connections.writer is None:
+                return
+            connections.writer.execute("ATTACH ? AS other", (str(other),))
+            try:
+                connections.writer.execute(
+                    "INSERT OR IGNORE INTO vector SELECT b.id, v.model, v.vectors FROM other.vector v"
+                    " JOIN other.blob o ON o.id = v.blob JOIN blob b ON b.hash = o.hash"
+                )
+            finally:
+                connections.writer.execute("DETACH other")
+
     def link(self, file: FoundFile, blob: int | None, skip: str) -> None:
         """Says what content a path has now; inside `atomic`. A rank that the path has stays."""
         self._local.writing.execute(
@@ -259,7 +285,7 @@ class Store:
         (total,) = connection.execute("SELECT count(*) FROM blob").fetchone()
         if unused * 2 <= total:
             return
-        for table in ("symbol", "packed"):
+        for table in ("symbol", "packed", "vector"):
             connection.execute(f"DELETE FROM {table} WHERE blob IN ({orphans})")
         connection.execute(f"DELETE FROM blob WHERE id IN ({orphans})")
 

@@ -11,6 +11,7 @@ from codellama_index.packed import unpack_chunks
 
 # What each version had less than the next, undone on a database of today.
 UNDO = {
+    5: "DROP TABLE vector;",
     4: """DROP INDEX blob_by_chunk;
         CREATE TABLE chunk (
             id INTEGER PRIMARY KEY AUTOINCREMENT, blob INTEGER NOT NULL REFERENCES blob,
@@ -61,7 +62,8 @@ def test_older_tables_are_migrated(repository: Path, opened: Index, tmp_path: Pa
     assert today is not None
     expected = tables(today)
     connection = sqlite3.connect(today)
-    unpack(connection)
+    if version < 5:
+        unpack(connection)
     for step in range(schema.SCHEMA - 1, version - 1, -1):
         connection.executescript(UNDO[step])
     connection.execute(f"PRAGMA user_version = {version}")

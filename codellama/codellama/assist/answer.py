@@ -16,12 +16,13 @@ from codellama.assist.documents import BYTES_PER_TOKEN, documents
 from codellama.assist.evidence import composed
 from codellama.assist.exact import Section, sections
 from codellama.assist.filters import settled, strip_escapes
+from codellama.assist.meaning import Meaning
 from codellama.assist.planner import plan
-from codellama.runtime.errors import ContextTooLong, InvalidRequest
+from codellama.runtime.errors import CodellamaError, ContextTooLong, InvalidRequest
 from codellama.runtime.records import ChatMessage, ChatRequest
 from codellama.serve.client import ModelClient
 from codellama_index import Index
-from codellama_index.records import Hit
+from codellama_index.records import Hit, QuestionVector
 
 _RETRIEVED = 20
 _MAX_TOKENS = 768
@@ -60,17 +61,21 @@ async def answer(
     max_context: int,
     on_text: Callable[[str], None],
     history: Sequence[Turn] = (),
+    meaning: Meaning | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Answer:
     """Answers; `on_text` gets the text as it comes. Raises as the client and the index do.
 
     The client's model is asked where it is an instruct model, with at most `max_context` tokens. `history`
     are the turns before, oldest first; a question that refers back is looked up together with the last.
+    `meaning` finds passages by embeddings as well; where it fails, `warn` is told and words must do.
     """
     began = time.perf_counter()
     asked = f"{history[-1].question} {question}" if history and _REFERS_BACK.search(question) else question
     planned = plan(question, index) or (plan(asked, index) if asked != question else None)
     found = sections(planned, index) if planned else ()
-    hits = tuple(index.retrieve(asked, limit=_RETRIEVED))
+    vector = await _vector(asked, index, meaning, warn) if meaning else None
+    hits = tuple(index.retrieve(asked, limit=_RETRIEVED, vector=vector))
     retrieved = time.perf_counter()
     model = ""
     reason = "no instruct model is set, see chat.model"
@@ -94,6 +99,19 @@ async def answer(
         on_text(text)
     timings = {"retrieve_s": retrieved - began, "answer_s": time.perf_counter() - retrieved}
     return Answer(text, citations, hits, model, {name: round(value, 4) for name, value in timings.items()})
+
+
+async def _vector(
+    question: str, index: Index, meaning: Meaning, warn: Callable[[str], None]
+) -> QuestionVector | None:
+    missing = index.unencoded(meaning.name)
+    if missing:
+        warn(f"{missing} files have no vectors of {meaning.name} yet: codellama index build makes them")
+    try:
+        return await meaning.of_question(question)
+    except CodellamaError as error:
+        warn(f"embeddings are left out: {error}")
+        return None
 
 
 async def _generated(

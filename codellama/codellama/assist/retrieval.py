@@ -11,15 +11,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from codellama.assist.meaning import BlockingMeaning
 from codellama.assist.retrieval_tasks import Question, Task, commits, docstrings, key_of
 from codellama_index import Index, open_index
 from codellama_index.errors import CodeIndexError
 from codellama_index.extract import extract
-from codellama_index.records import Hit
+from codellama_index.records import Hit, QuestionVector
 from codellama_index.retrieve import SIGNALS
 from codellama_index.retrieve_files import FILE_SIGNALS
 from codellama_index.words import identifiers, parts, query_terms, stem
@@ -54,10 +55,12 @@ def evaluate_retrieval(
     back: int = 300,
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
+    meaning: BlockingMeaning | None = None,
 ) -> dict[str, Any]:
     """Measures on copies of the repository in a temporary folder; the result is fit for JSON.
 
-    Raises as the index does, and InvalidRequest where a task needs a history that is not there.
+    `meaning` adds an embedding model to the signals of docstrings' passages. Raises as the index and the
+    model server do, and InvalidRequest where a task needs a history that is not there.
     """
     results: dict[str, Any] = {}
     for name in tasks:
@@ -69,29 +72,42 @@ def evaluate_retrieval(
                 task = docstrings(index, folder, questions, seed)
             else:
                 task = commits(index.root, folder, back, questions, seed)
-            results[name] = _measured(task, Path(temporary) / "cache", seed, progress)
+            results[name] = _measured(task, Path(temporary) / "cache", seed, progress, meaning)
     return results
 
 
-def _measured(task: Task, cache: Path, seed: int, progress: Progress) -> dict[str, Any]:
+def _measured(
+    task: Task, cache: Path, seed: int, progress: Progress, meaning: BlockingMeaning | None
+) -> dict[str, Any]:
     with open_index(task.root, cache) as index:
         index.sync(progress=lambda step: progress(f"{task.name}: indexing", step.files, step.all_files))
         of_functions = task.name == "docstrings"
         depth = 5 if of_functions else 10
         signals = SIGNALS if of_functions else FILE_SIGNALS
-        ways: dict[str, Ranking] = {"ours": _ours(index, of_functions, signals)}
+        vectors: dict[str, QuestionVector] = {}
+        if meaning is not None and of_functions:
+            index.encode(
+                meaning.name,
+                meaning.encode,
+                progress=lambda step: progress(f"{task.name}: encoding", step.files, step.all_files),
+            )
+            vectors = {q.text: meaning.of_question(q.text) for q in task.questions}
+        ours = partial(_ours, index, of_functions, vectors)
+        ways: dict[str, Ranking] = {"ours": ours(signals)}
         ways |= _plain(index, task, of_functions)
         for signal in signals:
-            if signal != "meaning":
+            if signal != "meaning" or vectors:
                 others = {name: weight for name, weight in signals.items() if name != signal}
-                ways[f"without {signal}"] = _ours(index, of_functions, others)
+                ways[f"without {signal}"] = ours(others)
+        if vectors:
+            ways["meaning alone"] = ours({"meaning": 1.0})
         found: dict[str, Measured] = {}
         for n, (name, way) in enumerate(ways.items()):
             progress(f"{task.name}: asking", n, len(ways))
             found[name] = _measure(task.questions, way, every=not of_functions)
         files = len(index.sources())
-    ours = found["ours"]
-    times = sorted(ours.seconds)
+    measured = found["ours"]
+    times = sorted(measured.seconds)
     return {
         "n": len(task.questions),
         "answers": sum(1 if of_functions else len(q.answers) for q in task.questions),
@@ -99,7 +115,7 @@ def _measured(task: Task, cache: Path, seed: int, progress: Progress) -> dict[st
         "depth": depth,
         "recall": {name: {str(k): round(m.recall(k), 4) for k in m.found} for name, m in found.items()},
         "margin": {
-            name: _margin(ours.found[depth], found[name].found[depth], seed)
+            name: _margin(measured.found[depth], found[name].found[depth], seed)
             for name in ("bm25 chunks", "bm25 files")
         },
         "p50_ms": round(1000 * times[len(times) // 2], 1) if times else 0.0,
@@ -135,10 +151,13 @@ def _margin(ours: Sequence[float], theirs: Sequence[float], seed: int) -> dict[s
     return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
-def _ours(index: Index, of_functions: bool, signals: Mapping[str, float]) -> Ranking:
+def _ours(
+    index: Index, of_functions: bool, vectors: Mapping[str, QuestionVector], signals: Mapping[str, float]
+) -> Ranking:
     def rank(question: str) -> list[str]:
         if of_functions:
-            return [_key(hit) for hit in index.retrieve(question, _DEPTH, signals)]
+            hits = index.retrieve(question, _DEPTH, signals, vectors.get(question))
+            return [_key(hit) for hit in hits]
         return [file.path for file in index.retrieve_files(question, _DEPTH, signals)]
 
     return rank

@@ -23,7 +23,7 @@ import codellama
 from codellama.runtime import errors
 from codellama.runtime.errors import InvalidRequest, ServerBusy
 from codellama.runtime.records import Piece, Request, Result
-from codellama.serve import api
+from codellama.serve import api, embeddings
 from codellama.serve.answers import InfillShape, OpenAIShape, Shape
 from codellama.serve.body import decode
 from codellama.serve.metrics import CONTENT_TYPE, Metrics
@@ -84,6 +84,7 @@ class App:
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/v1/embeddings", self.embeddings, methods=["POST"]),
         ]
 
     async def health(self, _: HttpRequest) -> Response:
@@ -126,6 +127,16 @@ class App:
         if body.get("counts"):
             return JSONResponse({"counts": [len(each) for each in ids]})
         return JSONResponse({"tokens": ids[0] if "content" in body and single else ids})
+
+    async def embeddings(self, http: HttpRequest) -> Response:
+        request = embeddings.read_request(await _body(http))
+        self.busy += 1
+        try:
+            vectors = await self.worker.embed(request.model, request.input, request.question)
+        finally:
+            self.busy -= 1
+            self.last_used = time.monotonic()
+        return JSONResponse(embeddings.answer_body(request, vectors.tolist()))
 
     async def infill(self, http: HttpRequest) -> Response:
         body = await _body(http)

@@ -6,7 +6,7 @@ request whose server dies is sent once more, to a fresh one.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from codellama.runtime.records import (
     Request,
     Result,
 )
-from codellama.serve import api, daemon
+from codellama.serve import api, daemon, embeddings
 from codellama.serve.api import ModelInfo
 from codellama.serve.daemon import ServeSettings
 
@@ -78,6 +78,12 @@ class ModelClient:
         answer = await self._ask("POST", "/tokenize", body)
         tokens: list[list[int]] = answer["tokens"]
         return tokens
+
+    async def embed(self, texts: Sequence[str], *, model: str, question: bool = False) -> list[list[float]]:
+        """A vector of each text; `model` is a folder or hub id of sentence-transformers."""
+        asked = embeddings.EmbeddingRequest(model, tuple(texts), question, "base64")
+        body = embeddings.request_body(asked)
+        return embeddings.read_answer(await self._ask("POST", "/v1/embeddings", body))
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """The models in the server's memory."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codellama.runtime.device import find_device
+from codellama.runtime.embedding import EmbeddingModel
 from codellama.runtime.engine import Engine, load_engine
 from codellama.runtime.errors import CheckpointError, CodellamaError, ServerBusy, UnknownModel
 from codellama.runtime.footprint import Precision, weight_bytes
@@ -63,6 +64,7 @@ class Models:
         self._roles = roles
         self._only_roles = only_roles
         self._resident: dict[Path, _Resident] = {}
+        self._encoders: dict[str, EmbeddingModel] = {}
         self._lock = threading.Lock()
 
     def name(self, asked: str, role: str) -> str:
@@ -90,6 +92,19 @@ class Models:
             with self._lock:
                 resident.users -= 1
                 resident.used_at = time.monotonic()
+
+    def encoder(self, name: str) -> EmbeddingModel:
+        """The embedding model, loaded where it is not yet; they are small, and stay.
+
+        Raises as `EmbeddingModel` does, and UnknownModel where others than the owner use this server.
+        """
+        if self._only_roles:
+            raise UnknownModel("There is no embedding model here: ask a server on your own machine.")
+        with self._lock:
+            if name not in self._encoders:
+                logging.info("loading the embedding model %s", name)
+                self._encoders[name] = EmbeddingModel(name)
+            return self._encoders[name]
 
     def measured(self, name: str, result: Result) -> None:
         """Takes what an answer took into the model's rates."""

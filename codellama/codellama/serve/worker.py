@@ -7,14 +7,19 @@ to say, and who is admitted at all `admission`'s. Ending a request takes effect 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
 from codellama.serve.admission import INTERACTIVE_PLACES, OTHER_PLACES, Admission, Ticket
 from codellama.serve.models import Models
 from codellama.serve.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Put = Callable[[Piece | Result | Exception], None]
 
@@ -40,6 +45,10 @@ class Worker:
                 return [engine.tokenizer.encode(text) for text in texts]
 
         return await asyncio.to_thread(encode)
+
+    async def embed(self, name: str, texts: Sequence[str], question: bool) -> "NDArray[np.float32]":
+        """[texts, dimensions]; raises as `Models.encoder` does."""
+        return await asyncio.to_thread(lambda: self.models.encoder(name).encode(texts, question))
 
     async def run(
         self, name: str, request: Request, options: Options, client: str, began: Callable[[], None]
