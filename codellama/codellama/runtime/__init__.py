@@ -7,12 +7,13 @@ does, on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codellama.runtime.engine import Engine, load_engine
+    from codellama.runtime.engine import Engine
+    from codellama.runtime.load import load_engine
     from codellama.runtime.tokenizer_files import load_tokenizer
 
 __all__ = ["Engine", "load_engine", "load_tokenizer"]
 
-_HOME = {"Engine": "engine", "load_engine": "engine", "load_tokenizer": "tokenizer_files"}
+_HOME = {"Engine": "engine", "load_engine": "load", "load_tokenizer": "tokenizer_files"}
 
 
 def __getattr__(name: str) -> Any:

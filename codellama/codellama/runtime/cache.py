@@ -1,9 +1,16 @@
-"""The preallocated key/value cache of one sequence."""
+"""The preallocated key/value cache of one sequence, in the model's dtype or in eight bits."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from codellama.runtime.config import ModelConfig
+
+CacheKind = Literal["int8", "fp8"]
+
+# What eight bits hold: the largest int8 that has an opposite, and the largest number of float8_e4m3fn.
+_DTYPES = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
 
 
 class KVCache:
@@ -14,11 +21,20 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
         self._shape = (config.n_layers, 1, config.n_kv_heads)
-        self._head_dim = config.head_dim
-        self.keys = torch.zeros(*self._shape, capacity, self._head_dim, device=device, dtype=dtype)
-        self.values = torch.zeros_like(self.keys)
+        self._head_dim, self._device, self._dtype = config.head_dim, device, dtype
+        self._parts = self._allocate(capacity)
         self.length = 0
         self._reached = 0  # a CPU's memory is taken as it is first written, not as it is reserved
+
+    @property
+    def keys(self) -> Tensor:
+        """[layers, 1, KV, capacity, D]."""
+        return self._parts[0]
+
+    @property
+    def values(self) -> Tensor:
+        """[layers, 1, KV, capacity, D]."""
+        return self._parts[1]
 
     @property
     def capacity(self) -> int:
@@ -28,8 +44,8 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """The memory that is taken by now."""
-        share = self._reached / self.capacity if self.keys.device.type == "cpu" else 1.0
-        return int(share * (self.keys.nbytes + self.values.nbytes))
+        share = self._reached / self.capacity if self._device.type == "cpu" else 1.0
+        return int(share * sum(part.nbytes for part in self._parts))
 
     def rewind(self, length: int) -> int:
         """Forgets what stands behind `length` positions, at no cost; returns how many are left."""
@@ -39,29 +55,89 @@ class KVCache:
 
     def grow(self, capacity: int) -> None:
         """Makes room for `capacity` positions, keeping the `length` that are filled."""
+        old, self._parts = self._parts, []
         if self.length == 0:  # nothing to copy: give the memory back first
-            self.keys = self.values = self.keys[..., :0, :].clone()
-        self.keys = self._grown(self.keys, capacity)
-        self.values = self._grown(self.values, capacity)
+            old = []
+        self._parts = self._allocate(capacity)
+        self._take(old, self.length)
         self._reached = self.length
 
     def copy(self, other: "KVCache", length: int) -> int:
         """Begins with the first `length` positions of another cache; returns how many it holds."""
-        self.keys[..., :length, :] = other.keys[..., :length, :]
-        self.values[..., :length, :] = other.values[..., :length, :]
+        self._take(other._parts, length)
         self._reached = max(self._reached, length)
         return self.rewind(length)
-
-    def _grown(self, old: Tensor, capacity: int) -> Tensor:
-        new = torch.zeros(*self._shape, capacity, self._head_dim, device=old.device, dtype=old.dtype)
-        new[..., : self.length, :] = old[..., : self.length, :]
-        return new
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes keys and values [1, KV, T, D] after `length`; returns all up to and with them."""
         end = self.length + keys.shape[2]
         assert end <= self.capacity, "the engine checks a request's length before it starts"
         self._reached = max(self._reached, end)
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
+        self._write(layer, slice(self.length, end), keys, values)
+        return self._read(layer, end)
+
+    def _allocate(self, capacity: int) -> list[Tensor]:
+        return [self._room(capacity, self._head_dim, self._dtype) for _ in range(2)]
+
+    def _room(self, capacity: int, width: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(*self._shape, capacity, width, device=self._device, dtype=dtype)
+
+    def _take(self, parts: list[Tensor], length: int) -> None:
+        for mine, other in zip(self._parts, parts, strict=False):
+            mine[..., :length, :] = other[..., :length, :]
+
+    def _write(self, layer: int, rows: slice, keys: Tensor, values: Tensor) -> None:
+        self.keys[layer, :, :, rows] = keys
+        self.values[layer, :, :, rows] = values
+
+    def _read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class PackedKVCache(KVCache):
+    """The same in int8 or fp8, with a float32 scale for each position and head.
+
+    Attention gets them back in `dtype`, a layer at a time: it saves memory between the layers, not within.
+    """
+
+    def __init__(
+        self, config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype, kind: CacheKind
+    ) -> None:
+        self._packed_dtype, self._most = _DTYPES[kind]
+        super().__init__(config, capacity, device, dtype)
+
+    def _allocate(self, capacity: int) -> list[Tensor]:
+        packed = [self._room(capacity, self._head_dim, self._packed_dtype) for _ in range(2)]
+        return packed + [self._room(capacity, 1, torch.float32) for _ in range(2)]
+
+    def _write(self, layer: int, rows: slice, keys: Tensor, values: Tensor) -> None:
+        for n, new in enumerate((keys, values)):
+            packed, scale = pack(new, self._packed_dtype, self._most)
+            self._parts[n][layer, :, :, rows] = packed
+            self._parts[n + 2][layer, :, :, rows] = scale
+
+    def _read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        keys, values = (
+            (self._parts[n][layer, :, :, :end].to(self._dtype) * self._parts[n + 2][layer, :, :, :end]).to(
+                self._dtype
+            )
+            for n in range(2)
+        )
+        return keys, values
+
+
+def pack(x: Tensor, dtype: torch.dtype, most: float) -> tuple[Tensor, Tensor]:
+    """Rows [..., D] in `dtype`, whose largest number is `most`, and their scales, float32 [..., 1]."""
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / most
+    steps = wide / scale
+    return (steps.round() if dtype == torch.int8 else steps).to(dtype), scale
+
+
+def new_cache(
+    config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype, kind: CacheKind | None
+) -> KVCache:
+    """An empty cache of a kind; None for keys and values in `dtype`."""
+    if kind is None:
+        return KVCache(config, capacity, device, dtype)
+    return PackedKVCache(config, capacity, device, dtype, kind)

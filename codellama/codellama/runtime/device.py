@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from codellama.runtime.cache import CacheKind
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.linear import Quantisation
 
@@ -53,3 +54,14 @@ def find_quantisation(name: str | None, device: torch.device) -> Quantisation | 
     if name == "int4":
         return "int4"
     raise InvalidRequest(f"There is no quantisation {name!r}: choose auto, none, int8 or int4.")
+
+
+def find_cache_kind(name: str | None, device: torch.device) -> CacheKind | None:
+    """none, int8 or, on a GPU that has it and on a CPU, fp8; raises InvalidRequest."""
+    if name is None or name == "none":
+        return None
+    if name == "int8":
+        return "int8"
+    if name == "fp8" and device.type in ("cpu", "cuda"):
+        return "fp8"
+    raise InvalidRequest(f"There is no quantised cache {name!r} on {device.type}: choose none or int8.")

@@ -13,19 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from codellama.runtime.chat import ChatFormat, chat_format
-from codellama.runtime.device import find_device, find_dtype, find_quantisation
-from codellama.runtime.errors import (
-    ContextTooLong,
-    InvalidRequest,
-    UnsupportedArchitecture,
-)
+from codellama.runtime.chat import ChatFormat
+from codellama.runtime.errors import ContextTooLong, InvalidRequest
 from codellama.runtime.generation import BLOCK, LanguageModel, StreamedText
 from codellama.runtime.healing import Spelling
-from codellama.runtime.identify import identify
-from codellama.runtime.locate import locate
 from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
-from codellama.runtime.model import Transformer
 from codellama.runtime.prompt_builder import Prompt, PromptBuilder
 from codellama.runtime.records import (
     ChatMessage,
@@ -41,14 +33,10 @@ from codellama.runtime.records import (
     Sampling,
     Stats,
 )
-from codellama.runtime.reference import ReferenceModel, load_reference
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.scheduler import Job, Scheduler
 from codellama.runtime.sessions import Sessions
 from codellama.runtime.tokenizer import Tokenizer
-from codellama.runtime.tokenizer_files import load_tokenizer
-from codellama.runtime.weights.checkpoint import open_checkpoint
-from codellama.runtime.weights.loading import Progress, load_transformer
 
 # Of the memory that is free at load, what the caches of earlier prompts may keep: a quarter.
 _CACHE_SHARE = 4
@@ -80,8 +68,9 @@ class Engine:
         )
         self._model = model
         self._device = model.device
-        self._needs = generation_needs(self.config, model.dtype, BLOCK)
-        self._sessions = Sessions(model.new_cache, usable_bytes(self._device) // _CACHE_SHARE)
+        self._needs = generation_needs(self.config, model.dtype, BLOCK, model.position_bytes)
+        budget = usable_bytes(self._device) // _CACHE_SHARE
+        self._sessions = Sessions(model.new_cache, budget, model.resume_every)
         self._scheduler = Scheduler(model, self._sessions)
 
     def stream(
@@ -270,54 +259,6 @@ class _Answer:
             return self._tokenizer.encode_continuation(beyond.decode())
         except UnicodeDecodeError:  # it ends inside a character
             return self._index.single_bytes(beyond)
-
-
-def load_engine(
-    name: str,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
-    max_context: int | None = None,
-    progress: Progress | None = None,
-) -> Engine:
-    """Loads the model `name` (see `locate`) onto a device.
-
-    `device`: auto (CUDA, then MPS, then CPU) or torch's name of one. `dtype`: auto (float32 on a CPU,
-    bfloat16 elsewhere), float32, bfloat16 or float16. `quantize`: int8 or int4 weights, None for the
-    checkpoint's own, auto for int8 on a CPU and None elsewhere. `max_context`: this many tokens in prompt
-    and answer together, be it more than the model was made for (as Code Llama reads 100,000); by default
-    its own context, or what memory has room for. `progress`: called with the bytes of weights that are
-    loaded, and all there are. Raises UnknownModel, CheckpointError or InvalidRequest.
-    """
-    if max_context is not None and max_context < 2:
-        raise InvalidRequest(f"max_context is {max_context}: give at least 2 tokens.")
-    path = locate(name)
-    place = find_device(device)
-    kind = find_dtype(dtype, place)
-    fewer_bits = find_quantisation(quantize, place)
-    model: Transformer | ReferenceModel
-    try:
-        checkpoint = open_checkpoint(path)
-    except UnsupportedArchitecture as refusal:
-        if fewer_bits and quantize != "auto":
-            raise InvalidRequest(
-                f"The model {name} runs through transformers, which keeps its weights as they are: "
-                "leave quantize at auto or none."
-            ) from refusal
-        model = load_reference(path, place, kind, refusal)
-        family = model.config.family
-        tokenizer = load_tokenizer(path)
-        tokenizer.fit(model.config.vocab_size, str(path))
-    else:
-        tokenizer = load_tokenizer(path)
-        tokenizer.fit(checkpoint.config.vocab_size, str(path))
-        model = load_transformer(checkpoint, place, kind, progress, fewer_bits)
-        family = identify(checkpoint.config, path.name).family
-    room = generation_needs(model.config, model.dtype, BLOCK).tokens_within(usable_bytes(place))
-    # Packing fills the context, so it must not promise what memory cannot hold.
-    context = max_context or min(model.config.max_context, max(room // BLOCK, 2) * BLOCK)
-    model.config = replace(model.config, max_context=context)
-    return Engine(name, model, tokenizer, chat_format(path, tokenizer, model.config), family)
 
 
 def _turns(messages: Sequence[dict[str, str]]) -> tuple[ChatMessage, ...]:

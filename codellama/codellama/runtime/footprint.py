@@ -28,8 +28,13 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> int:
 
 
 def cache_bytes(config: ModelConfig, positions: int, bytes_per_value: int = 2) -> int:
-    """Bytes of the keys and values of `positions` tokens; a value has 2 bytes in bfloat16, 4 in float32."""
-    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * positions * bytes_per_value
+    """Bytes of the keys and values of `positions` tokens; a value has 2 bytes in bfloat16, 4 in float32.
+
+    Where it has 1, in int8 or fp8, each position has a float32 scale for each head besides.
+    """
+    scale = 4 if bytes_per_value == 1 else 0
+    head = config.head_dim * bytes_per_value + scale
+    return 2 * config.n_layers * config.n_kv_heads * head * positions
 
 
 def _vectors(config: ModelConfig) -> int:

@@ -1,8 +1,8 @@
 """Prefill: a prompt's ids into a model, block by block; and the text of an answer as its ids come.
 
-Prefill runs in blocks that begin at multiples of `BLOCK` positions, whether the cache was empty or not,
-so that a position is always computed by the same arithmetic and a result never depends on what was
-cached before it.
+A result never depends on what was cached before it. torch's kernels sum in an order that depends on the
+rows they get, so there prefill runs in blocks that begin at multiples of `BLOCK` positions, whether the
+cache was empty or not; the compiled code of `native` computes a position alike wherever a block begins.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,8 +37,17 @@ class Cache(Protocol):
 class LanguageModel(Protocol):
     """What the engine drives: `Transformer`, or `ReferenceModel` for what that does not compute."""
 
+    config: ModelConfig
+
     @property
-    def config(self) -> ModelConfig: ...
+    def resume_every(self) -> int:
+        """A cache may be gone on with at multiples of so many positions, and gives what a cold one does."""
+        ...
+
+    @property
+    def position_bytes(self) -> int:
+        """What a position takes in a cache."""
+        ...
 
     @property
     def device(self) -> torch.device: ...
@@ -59,7 +68,7 @@ class LanguageModel(Protocol):
 
 def prefill_block(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Tensor:
     """Runs the next block of `ids`, from position `cache.length` on; logits [V] of its last one."""
-    assert cache.length % BLOCK == 0
+    assert cache.length % model.resume_every == 0
     assert cache.length < len(ids)
     rows = torch.tensor([ids[cache.length : cache.length + BLOCK]], device=model.device)  # [1, T]
     last: Tensor = model(rows, cache, last_only=True)[0, -1]

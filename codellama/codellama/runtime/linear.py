@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 Quantisation = Literal["int8", "int4"]
+# How int8 weights are multiplied: with activations in bfloat16, or in two halves of int8.
+Kernel = Literal["bfloat16", "halves"]
 
 # Steps of int8 on either side of zero, and of what is left when the upper eight bits are taken away.
 _STEPS = 127.0
@@ -23,21 +25,28 @@ _MAX_WIDTH = 2**31 // (127 * 127)
 
 
 class Int8Linear(nn.Module):
-    """Weights in int8 with a scale for each output; activations in 15 bits for many rows, bfloat16 for few.
+    """Weights in int8 with a scale for each output; activations in 15 bits or in bfloat16.
 
     An activation in one int8 costs far more accuracy than the weights do (LLM.int8(), arXiv 2208.07339,
-    section 3). Many rows go in two int8 halves, the second of which holds what the first one leaves: only
-    the weights' rounding remains, and sums are exact integers. A few rows go through the one kernel that
-    starts soonest.
+    section 3). In two int8 halves, the second of which holds what the first one leaves, only the weights'
+    rounding remains, and sums are exact integers. bfloat16 is one kernel that starts sooner. Which of them
+    a few and many rows take is for `kernels` to say.
     """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        few: Kernel = "bfloat16",
+        many: Kernel = "halves",
+    ) -> None:
         """Quantises `weight` [N, K]."""
         super().__init__()
+        self.few, self.many = few, many
         assert weight.ndim == 2
         assert weight.shape[1] < _MAX_WIDTH, "an int32 sum could overflow"
         wide = weight.float()
@@ -52,17 +61,18 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] to [..., N], in x's dtype."""
         rows = x.reshape(-1, self.in_features)  # [M, K]
-        out = self._few(rows) if rows.shape[0] <= _FEW else self._many(rows)
+        kernel = self.few if rows.shape[0] <= _FEW else self.many
+        out = self.in_bfloat16(rows) if kernel == "bfloat16" else self.in_halves(rows)
         if self.bias is not None:
             out = out.add_(self.bias)
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
-    def _few(self, rows: Tensor) -> Tensor:
-        """A decode step: one kernel that reads the weights once, activations in bfloat16."""
+    def in_bfloat16(self, rows: Tensor) -> Tensor:
+        """x [M, K] to [M, N] float32: one kernel that reads the weights once, activations in bfloat16."""
         return torch._weight_int8pack_mm(rows.bfloat16(), self.weight, self.scale.bfloat16()).float()
 
-    def _many(self, rows: Tensor) -> Tensor:
-        """A block of a prompt: exact sums of integers, activations in two halves."""
+    def in_halves(self, rows: Tensor) -> Tensor:
+        """x [M, K] to [M, N] float32: exact sums of integers, activations in two halves."""
         halves, step = split_int8(rows.float())
         products = torch._int_mm(halves, self.weight.t())  # [2M, N] int32
         count = rows.shape[0]
@@ -119,11 +129,13 @@ class Int4Linear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def quantised(weight: Tensor, bias: Tensor | None, kind: Quantisation) -> nn.Module:
+def quantised(
+    weight: Tensor, bias: Tensor | None, kind: Quantisation, few: Kernel = "bfloat16", many: Kernel = "halves"
+) -> nn.Module:
     """The layer that computes with `weight` [N, K] in fewer bits; in int8 where int4 has no kernel for it."""
     if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % GROUPS[0] == 0:
         return Int4Linear(weight, bias)
-    return Int8Linear(weight, bias)
+    return Int8Linear(weight, bias, few, many)
 
 
 def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:

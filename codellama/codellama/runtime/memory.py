@@ -36,11 +36,17 @@ class Needs:
         return max(0, usable - self.fixed) // self.per_token
 
 
-def generation_needs(config: ModelConfig, dtype: torch.dtype, block: int) -> Needs:
-    """Prefill in passes of `block` positions, then decode: the cache, one pass, one row of logits."""
+def generation_needs(
+    config: ModelConfig, dtype: torch.dtype, block: int, position_bytes: int | None = None
+) -> Needs:
+    """Prefill in passes of `block` positions, then decode: the cache, one pass, one row of logits.
+
+    `position_bytes` are the cache's for one position, by default keys and values in `dtype`.
+    """
     mask = block * dtype.itemsize  # one row of keys for each query of a pass
     logits = 4 * config.vocab_size * 4  # float32: as they come, log-probabilities, weights, their order
-    per_token = cache_bytes(config, 1, dtype.itemsize) + mask + _table_bytes(config)
+    cached = position_bytes or cache_bytes(config, 1, dtype.itemsize)
+    per_token = cached + mask + _table_bytes(config)
     return Needs(per_token, block * _pass_bytes(config, dtype) + logits)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from codellama.runtime.cache import KVCache
+from codellama.runtime.cache import CacheKind, KVCache, new_cache
 from codellama.runtime.config import ModelConfig
+from codellama.runtime.footprint import cache_bytes
+from codellama.runtime.generation import BLOCK
 from codellama.runtime.layers import Attention, Pass, RMSNorm, SwiGLU, causal_mask
 from codellama.runtime.llama4 import Llama4Block
 from codellama.runtime.rope import RopeTables
@@ -45,6 +47,9 @@ class Transformer(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.rope = RopeTables(config)
+        self.cache_kind: CacheKind | None = (
+            None  # what new caches keep keys and values in, None for the dtype
+        )
 
     @property
     def device(self) -> torch.device:
@@ -56,9 +61,19 @@ class Transformer(nn.Module):
         """What it computes in."""
         return self.embed_tokens.weight.dtype
 
+    @property
+    def resume_every(self) -> int:
+        """torch's kernels sum in an order that depends on a block's rows: prompts run in fixed ones."""
+        return BLOCK
+
+    @property
+    def position_bytes(self) -> int:
+        """What a position takes in a cache."""
+        return cache_bytes(self.config, 1, 1 if self.cache_kind else self.dtype.itemsize)
+
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache with room for `capacity` positions."""
-        return KVCache(self.config, capacity, self.device, self.dtype)
+        return new_cache(self.config, capacity, self.device, self.dtype, self.cache_kind)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
         """Logits in the model's dtype: of every position, or with `last_only` of the last, [B, 1, V]."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CheckpointError, UnsupportedArchitecture
 from codellama.runtime.footprint import cache_bytes
+from codellama.runtime.generation import BLOCK
 
 FAMILY = "reference"
 
@@ -79,9 +80,19 @@ class ReferenceModel:
         dtype: torch.dtype = self._model.dtype
         return dtype
 
+    @property
+    def resume_every(self) -> int:
+        """Its cache begins anew with each prompt, which is always run in the same blocks."""
+        return BLOCK
+
+    @property
+    def position_bytes(self) -> int:
+        """About what a position takes in a cache."""
+        return cache_bytes(self.config, 1, self.dtype.itemsize)
+
     def new_cache(self, capacity: int) -> ReferenceCache:
         """An empty cache; `capacity` is a promise, not an allocation."""
-        cache = ReferenceCache(self._model.config, cache_bytes(self.config, 1, self.dtype.itemsize))
+        cache = ReferenceCache(self._model.config, self.position_bytes)
         cache.grow(capacity)
         return cache
 

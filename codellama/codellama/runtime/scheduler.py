@@ -37,6 +37,7 @@ class Job:
         interactive: bool,
     ) -> None:
         self.ids = list(ids)
+        self.sequence = list(ids)  # with what was run of the answer
         self.positions = positions
         self.sampler = sampler
         self.take, self.allowed, self.cancelled = take, allowed, cancelled
@@ -166,6 +167,7 @@ class Scheduler:
             )  # [B, V]
             for (job, token), row in zip(chosen, logits, strict=True):
                 job.logits = row
+                job.sequence.append(token)
                 if job.lookup:
                     job.lookup.extend((token,))
         spent = (time.perf_counter() - began) / len(jobs)
@@ -198,11 +200,13 @@ class Scheduler:
         if draft and lookup is not None:
             lookup.judged(len(draft), kept)
             cache.rewind(start + 1 + kept)
+        job.sequence += (token, *draft[:kept])
         job.logits = logits[kept]
 
     def _end(self, job: Job) -> None:
         job.ended = True
         if job.session is not None:
+            job.session.decoded(job.sequence)
             self._sessions.give_back(job.session)
             job.session = None
         if job in self._jobs:

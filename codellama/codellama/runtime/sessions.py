@@ -1,8 +1,9 @@
 """The key/value caches of recent prompts: which one a new prompt goes on from, and which makes room.
 
-A session's ids are those whose keys and values a prefill computed in whole blocks, so that a prompt that
-begins with them gets exactly what it would have computed itself. What was decoded after them is never
-reused: it was computed one position at a time, in another order of summing.
+A session's ids are those whose keys and values are exactly what a prompt that begins with them would have
+computed itself. Where torch computes, that is what a prefill computed in whole blocks, and never what was
+decoded after it, one position at a time and in another order of summing; where every position is computed
+alike (`LanguageModel.resume_every` is 1), it is all of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,27 +15,34 @@ _MOST_SESSIONS = 16
 
 
 class Session:
-    """One cache, and the ids that begin it in whole blocks."""
+    """One cache, and the ids that begin it, in whole steps of `every`."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, every: int) -> None:
         self.cache = cache
+        self._every = every
         self.ids: list[int] = []
         self.in_use = False
 
     def shared(self, ids: Sequence[int]) -> int:
-        """How many ids, in whole blocks, this session has of a prompt's; its last id is always computed."""
-        return _common_length(self.ids, ids[:-1]) // BLOCK * BLOCK
+        """How many ids, in whole steps, this session has of a prompt's; its last id is always computed."""
+        return _common_length(self.ids, ids[:-1]) // self._every * self._every
 
     def computed(self, ids: Sequence[int]) -> None:
         """Notes what the cache holds of `ids` after a prefill, whole or interrupted."""
-        self.ids += ids[len(self.ids) : self.cache.length // BLOCK * BLOCK]
+        self.ids += ids[len(self.ids) : self.cache.length // self._every * self._every]
+
+    def decoded(self, ids: Sequence[int]) -> None:
+        """Notes what the cache holds of a prompt and its answer, where that can be reused."""
+        if self._every == 1:
+            self.computed(ids)
 
 
 class Sessions:
     """At most `budget` bytes of caches, as far as those in use allow; the longest unused goes first."""
 
-    def __init__(self, new_cache: Callable[[int], Cache], budget: int) -> None:
+    def __init__(self, new_cache: Callable[[int], Cache], budget: int, every: int = BLOCK) -> None:
         self._new_cache = new_cache
+        self._every = every
         self._budget = budget
         self._sessions: list[Session] = []  # the longest unused first
 
@@ -67,7 +75,7 @@ class Sessions:
             if session.cache.capacity < capacity:
                 session.cache.grow(capacity)
         else:
-            session = Session(self._new_cache(capacity))
+            session = Session(self._new_cache(capacity), self._every)
             shared = session.cache.copy(nearest.cache, shared) if nearest and shared else 0
         session.in_use = True
         session.ids = list(ids[:shared])
@@ -76,7 +84,7 @@ class Sessions:
         return session, shared
 
     def give_back(self, session: Session) -> None:
-        """Its request has ended; its whole blocks wait for the next that begins with them."""
+        """Its request has ended; its ids wait for the next that begins with them."""
         session.in_use = False
         if not session.ids:
             self._sessions.remove(session)

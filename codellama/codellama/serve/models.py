@@ -15,9 +15,10 @@ from pathlib import Path
 
 from codellama.runtime.device import find_device
 from codellama.runtime.embedding import EmbeddingModel
-from codellama.runtime.engine import Engine, load_engine
+from codellama.runtime.engine import Engine
 from codellama.runtime.errors import CheckpointError, CodellamaError, ServerBusy, UnknownModel
 from codellama.runtime.footprint import Precision, weight_bytes
+from codellama.runtime.load import load_engine
 from codellama.runtime.locate import locate
 from codellama.runtime.memory import usable_bytes
 from codellama.runtime.records import Result

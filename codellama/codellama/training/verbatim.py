@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from codellama.runtime.engine import load_engine
+from codellama.runtime.load import load_engine
 from codellama.runtime.records import InfillRequest
 from codellama.training import corpus
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codellama.runtime.errors import CheckpointError
+from codellama.runtime.kernels import Kernels
 from codellama.runtime.linear import Quantisation, quantised
 from codellama.runtime.model import Transformer
 from codellama.runtime.weights.tensors import AGAIN, Checkpoint, TensorInfo
@@ -25,6 +26,7 @@ _JOINED = {
 }
 # Above every width, vocabulary and number of layers of any Llama, and low enough to multiply.
 _MOST = 2**24
+_USUAL = Kernels()
 
 
 def load_transformer(
@@ -33,6 +35,7 @@ def load_transformer(
     dtype: torch.dtype,
     progress: Progress | None = None,
     quantize: Quantisation | None = None,
+    kernels: Kernels = _USUAL,
 ) -> Transformer:
     """The model with its weights on `device` in `dtype`, its linear layers in fewer bits with `quantize`.
 
@@ -51,7 +54,7 @@ def load_transformer(
         return tensor
 
     if quantize:
-        _quantise(model, set(infos), lambda name: load(name, torch.float32), quantize)
+        _quantise(model, set(infos), lambda name: load(name, torch.float32), quantize, kernels)
     loaded = {name: load(name, dtype) for name, _ in model.named_parameters()}
     model.load_state_dict(loaded, strict=False, assign=True)
     if checkpoint.config.tie_embeddings and not quantize:
@@ -60,7 +63,11 @@ def load_transformer(
 
 
 def _quantise(
-    model: Transformer, names: Collection[str], load: Callable[[str], Tensor], kind: Quantisation
+    model: Transformer,
+    names: Collection[str],
+    load: Callable[[str], Tensor],
+    kind: Quantisation,
+    kernels: Kernels,
 ) -> None:
     """Puts quantised layers in the place of linear ones, one group of weights in memory at a time."""
     for path, parent in list(model.named_modules()):
@@ -77,7 +84,8 @@ def _quantise(
             for part in parts:
                 setattr(parent, part, None)
             # The last layer's errors are seen undamped, and it is few of the weights.
-            setattr(parent, target, quantised(weight, bias, "int8" if target == "lm_head" else kind))
+            bits: Quantisation = "int8" if target == "lm_head" else kind
+            setattr(parent, target, quantised(weight, bias, bits, kernels.few, kernels.many))
 
 
 def outline(checkpoint: Checkpoint) -> tuple[Transformer, dict[str, TensorInfo]]:

@@ -1,0 +1,329 @@
+"""A dense Llama in int8 on a CPU, computed by the compiled code of `native.c`, and its cache.
+
+It stands where `Transformer` stands (see `generation.LanguageModel`) and is made from one whose layers were
+quantised. A position's numbers do not depend on what is computed beside it, so a cache may be gone on with
+from any position.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codellama.runtime.config import ModelConfig
+from codellama.runtime.footprint import cache_bytes
+from codellama.runtime.linear import Int8Linear
+from codellama.runtime.model import Transformer
+
+# What native.c's vectors, and tiles of outputs and positions, divide by.
+_LANES, _OUTPUTS, _POSITIONS = 16, 32, 64
+# Queries that share scores' room.
+_QUERIES = 6
+# Rows of a pass: a longer one is run in pieces.
+_ROWS = 128
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("k", ctypes.c_int64),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("attention_norm", ctypes.c_void_p),
+        ("feed_forward_norm", ctypes.c_void_p),
+        ("qkv", _Linear),
+        ("o", _Linear),
+        ("gate_up", _Linear),
+        ("down", _Linear),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("dim", "layers", "heads", "kv_heads", "head_dim", "ffn")),
+        ("eps", ctypes.c_float),
+        ("embedding", ctypes.c_void_p),
+        ("layer", ctypes.POINTER(_Layer)),
+        ("norm", ctypes.c_void_p),
+        ("head", _Linear),
+    )
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "key_scale", "value_scale")),
+        ("capacity", ctypes.c_int64),
+    )
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "wanted")),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ids", "positions")),
+        ("caches", ctypes.POINTER(ctypes.c_void_p)),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine")),
+    )
+
+
+class _Workspace(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "wide", "input", "halves", "step", "sums")),
+        ("scores", ctypes.POINTER(ctypes.c_void_p)),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+        *((name, ctypes.c_int32) for name in ("arrived", "sleeping", "turn")),
+    )
+
+
+def fits(config: ModelConfig) -> bool:
+    """Whether the compiled code computes a model of this shape."""
+    queries, shared = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return (
+        config.llama4 is None
+        and not config.rope_interleaved
+        and config.head_dim % _LANES == 0
+        and config.dim % _OUTPUTS == 0
+        and config.ffn_dim % _LANES == 0
+        and config.dim <= min(queries + 2 * shared, 2 * config.ffn_dim)
+    )
+
+
+class NativeCache:
+    """Keys and values of one sequence in the layout that `native.c` reads, float32 or int8."""
+
+    def __init__(self, config: ModelConfig, capacity: int, packed: bool) -> None:
+        self._shape = (config.n_layers, config.n_kv_heads)
+        self._head_dim = config.head_dim
+        self._packed = packed
+        self.length = self._reached = 0
+        self._allocate(capacity)
+
+    def _allocate(self, capacity: int) -> None:
+        capacity = -(-capacity // _POSITIONS) * _POSITIONS
+        dtype = torch.int8 if self._packed else torch.float32
+        # Zeros, since what stands behind a sequence is multiplied with weights of zero.
+        self.keys = torch.zeros(*self._shape, capacity // _LANES, self._head_dim, _LANES, dtype=dtype)
+        self.values = torch.zeros(*self._shape, capacity, self._head_dim, dtype=dtype)
+        scales = (2, *self._shape, capacity if self._packed else 0)
+        self.scales = torch.zeros(scales)
+        self.capacity = capacity
+        addresses = [t.data_ptr() if t.numel() else None for t in (self.scales[0], self.scales[1])]
+        self.pointer = _Cache(self.keys.data_ptr(), self.values.data_ptr(), *addresses, capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that is taken by now: a CPU's is taken as it is first written."""
+        whole = self.keys.nbytes + self.values.nbytes + self.scales.nbytes
+        return int(whole * self._reached / self.capacity)
+
+    def rewind(self, length: int) -> int:
+        """Forgets what stands behind `length` positions, at no cost; returns how many are left."""
+        assert length <= self._reached
+        self.length = length
+        return length
+
+    def reach(self, length: int) -> None:
+        """Notes that `length` positions are filled."""
+        assert length <= self.capacity, "the engine checks a request's length before it starts"
+        self.length = length
+        self._reached = max(self._reached, length)
+
+    def grow(self, capacity: int) -> None:
+        """Makes room for `capacity` positions, keeping the `length` that are filled."""
+        old = (self.keys, self.values, self.scales)
+        self._allocate(capacity)
+        self._take(*old, self.length)
+        self._reached = self.length
+
+    def copy(self, other: "NativeCache", length: int) -> int:
+        """Begins with the first `length` positions of another cache; returns how many it holds."""
+        self._take(other.keys, other.values, other.scales, length)
+        self._reached = max(self._reached, length)
+        return self.rewind(length)
+
+    def _take(self, keys: Tensor, values: Tensor, scales: Tensor, length: int) -> None:
+        tiles = -(-length // _LANES)
+        self.keys[:, :, :tiles] = keys[:, :, :tiles]
+        self.values[:, :, :length] = values[:, :, :length]
+        if self._packed:
+            self.scales[..., :length] = scales[..., :length]
+
+
+class NativeModel:
+    """A transformer's weights, packed for the compiled pass."""
+
+    def __init__(self, model: Transformer, library: ctypes.CDLL, packed_cache: bool = False) -> None:
+        """Takes the layers over: `model` computes nothing any more."""
+        assert fits(model.config)
+        self.config = model.config
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self._packed_cache = packed_cache
+        self._rope = model.rope
+        self._pass: Any = library.codellama_pass
+        self._pass.restype = None
+        self._kept: list[Tensor] = []  # what the structures below point to
+        self._threads = torch.get_num_threads()
+        layers = (_Layer * self.config.n_layers)(*(self._layer(block) for block in model.layers))
+        self._model = _Model(
+            *(self.config.dim, self.config.n_layers, self.config.n_heads, self.config.n_kv_heads),
+            *(self.config.head_dim, self.config.ffn_dim, self.config.norm_eps),
+            self._keep(model.embed_tokens.weight.detach().float()),
+            layers,
+            self._keep(model.norm.weight.detach().float()),
+            self._linear(model.lm_head),
+        )
+        self._make_room()
+
+    @property
+    def resume_every(self) -> int:
+        """A position is computed alike whatever is computed beside it."""
+        return 1
+
+    @property
+    def position_bytes(self) -> int:
+        """What a position takes in a cache."""
+        return cache_bytes(self.config, 1, 1 if self._packed_cache else 4)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take."""
+        return sum(tensor.nbytes for tensor in self._kept)
+
+    def new_cache(self, capacity: int) -> NativeCache:
+        """An empty cache with room for `capacity` positions."""
+        return NativeCache(self.config, capacity, self._packed_cache)
+
+    def __call__(self, ids: Tensor, cache: NativeCache | None = None, last_only: bool = False) -> Tensor:
+        """Logits of every position, or with `last_only` of the last, [1, V]; as `Transformer.forward`."""
+        assert ids.shape[0] == 1, "a cache holds one sequence"
+        row: list[int] = ids[0].tolist()
+        cache = cache if cache is not None else self.new_cache(len(row))
+        found = []
+        for at in range(0, len(row), _ROWS):
+            piece = row[at : at + _ROWS]
+            positions = list(range(cache.length, cache.length + len(piece)))
+            wanted = 1 if last_only else len(piece)
+            found.append(self._run(piece, [cache] * len(piece), positions, wanted))
+        logits = found[-1] if last_only else torch.cat(found)
+        return logits[None]
+
+    def together(self, ids: Tensor, caches: Sequence[NativeCache]) -> Tensor:
+        """Logits [B, V] after one more id for each of B caches, ids [B]."""
+        return self._run(ids.tolist(), caches, [cache.length for cache in caches], len(caches))
+
+    def _run(
+        self, ids: list[int], caches: Sequence[NativeCache], positions: list[int], wanted: int
+    ) -> Tensor:
+        count, furthest = len(ids), max(positions) + 1
+        for cache, position in zip(caches, positions, strict=True):
+            cache.reach(position + 1)
+        cos, sin = self._rope.rows(0, furthest, self.device)
+        capacity = max(cache.capacity for cache in caches)
+        if capacity > self._score_room:
+            self._make_room_for_scores(capacity)
+        logits = torch.empty(wanted, self._model.head.n)
+        numbers = ctypes.c_int64 * count
+        pointers = (ctypes.c_void_p * count)(*(ctypes.addressof(cache.pointer) for cache in caches))
+        batch = _Batch(
+            *(count, wanted, numbers(*ids), numbers(*positions), pointers),
+            *(cos.data_ptr(), sin.data_ptr()),
+        )
+        self._pass(
+            ctypes.byref(self._model),
+            ctypes.byref(batch),
+            ctypes.c_void_p(logits.data_ptr()),
+            ctypes.byref(self._workspace),
+            ctypes.c_int64(self._threads),
+        )
+        return logits[:, : self.config.vocab_size]
+
+    def _keep(self, tensor: Tensor) -> int:
+        tensor = tensor.contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _layer(self, block: Any) -> _Layer:
+        attention, feed_forward = block.self_attn, block.mlp
+        return _Layer(
+            self._keep(block.input_layernorm.weight.detach().float()),
+            self._keep(block.post_attention_layernorm.weight.detach().float()),
+            self._linear(attention.qkv_proj),
+            self._linear(attention.o_proj),
+            self._linear(feed_forward.gate_up_proj),
+            self._linear(feed_forward.down_proj),
+        )
+
+    def _linear(self, layer: Any) -> _Linear:
+        assert isinstance(layer, Int8Linear)
+        tensors, linear = _packed(layer)
+        self._kept += tensors
+        layer.weight = layer.weight[:0]  # give the memory back
+        return linear
+
+    def _make_room(self) -> None:
+        """Memory for the rows of a pass, once for all passes."""
+        layer, head = self._model.layer[0], self._model.head
+        linears = (layer.qkv, layer.o, layer.gate_up, layer.down)
+        outputs, inputs = max(linear.n for linear in linears), max(linear.k for linear in (*linears, head))
+        self._room, self._workspace = _workspace(max(_ROWS, self._threads), self.config.dim, inputs, outputs)
+        self._score_room = 0
+
+    def _make_room_for_scores(self, capacity: int) -> None:
+        self._scores = [torch.empty(_QUERIES, capacity) for _ in range(self._threads)]
+        addresses = (scores.data_ptr() for scores in self._scores)
+        self._workspace.scores = (ctypes.c_void_p * self._threads)(*addresses)
+        self._score_room = capacity
+
+
+def _packed(layer: Int8Linear) -> tuple[list[Tensor], _Linear]:
+    """Weights in the tiles that `native.c` reads, and the tensors that hold them."""
+    outputs, inputs = layer.weight.shape
+    more = -outputs % _OUTPUTS
+    padded = torch.nn.functional.pad
+    weight = padded(layer.weight, (0, 0, 0, more)).view(-1, _LANES, inputs // 4, 4)
+    tiles = weight.transpose(1, 2).contiguous().view(torch.uint8).bitwise_xor_(128)
+    scale = padded(layer.scale, (0, more))
+    bias = [] if layer.bias is None else [padded(layer.bias, (0, more))]
+    tensors = [tiles, scale, *bias]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    return tensors, _Linear(*addresses[:2], addresses[2] if bias else None, outputs + more, inputs)
+
+
+def _workspace(rows: int, dim: int, inputs: int, outputs: int) -> tuple[list[Tensor], _Workspace]:
+    room = [
+        torch.empty(rows, dim),
+        torch.empty(rows, outputs),
+        torch.empty(rows, inputs),
+        torch.empty(rows, 2, inputs, dtype=torch.int8),
+        torch.empty(rows),
+        torch.empty(rows, 2, dtype=torch.int32),
+    ]
+    return room, _Workspace(*(tensor.data_ptr() for tensor in room), None, inputs, outputs)
+
+
+def product(library: ctypes.CDLL, layer: Int8Linear) -> Callable[[Tensor], Tensor]:
+    """One layer's product by the compiled code: x [M, K] to [M, N], M at most 128."""
+    kept, linear = _packed(layer)
+    room, workspace = _workspace(_ROWS, 0, linear.k, 0)
+
+    def run(x: Tensor) -> Tensor:
+        assert kept, room
+        out = torch.empty(x.shape[0], linear.n)
+        library.codellama_product(
+            ctypes.byref(linear),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_int64(x.shape[0]),
+            ctypes.c_void_p(out.data_ptr()),
+            ctypes.byref(workspace),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+        return out[:, : layer.out_features]
+
+    return run

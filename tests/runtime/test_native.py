@@ -1,0 +1,238 @@
+"""The compiled pass computes what torch's layers do, and every position alike however it is reached."""
+
+import ctypes
+import random
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runtime_support import write_llama
+from torch import Tensor
+
+from codellama.runtime import Engine, load_engine, native_build
+from codellama.runtime.cache import PackedKVCache
+from codellama.runtime.errors import InvalidRequest
+from codellama.runtime.generation import LanguageModel
+from codellama.runtime.kernels import Kernels, choose_kernels, fastest, measure
+from codellama.runtime.native import NativeModel, fits
+from codellama.runtime.native_build import native_library
+from codellama.runtime.records import CompletionRequest, InfillRequest, Sampling
+
+needs_compiler = pytest.mark.skipif(
+    native_library(patience_s=300) is None, reason="the compiled pass needs a C compiler"
+)
+
+
+def _compiled(folder: Path, **options: str) -> Engine:
+    return load_engine(str(folder), device="cpu", quantize="int8", kernels="compiled", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose answers do not end by themselves."""
+    folder = tmp_path_factory.mktemp("deep")
+    model = write_llama(folder, positions=2048)
+    vocabulary = model.config.vocab_size
+    model.lm_head.weight.data[[*range(32), *range(127, 256), *range(vocabulary - 6, vocabulary)]] = 0
+    model.save_pretrained(folder)
+    return folder
+
+
+def _ids(count: int, seed: int = 0) -> list[int]:
+    chance = random.Random(seed)
+    return [chance.randrange(256) for _ in range(count)]
+
+
+def _run(model: LanguageModel, ids: list[int], pieces: list[int]) -> Tensor:
+    """The logits of all positions, run in pieces of these lengths and then one by one."""
+    cache, found, at = model.new_cache(len(ids)), [], 0
+    while at < len(ids):
+        step = pieces.pop(0) if pieces else 1
+        found.append(model(torch.tensor([ids[at : at + step]]), cache)[0])
+        at += step
+    return torch.cat(found)
+
+
+@needs_compiler
+@pytest.mark.parametrize("cache", ["none", "int8"])
+def test_every_position_is_computed_alike(deep: Path, cache: str) -> None:
+    """A text at once, in pieces of any length, and token by token gives the same bits; so does a batch."""
+    model = _compiled(deep, quantize_cache=cache)._model
+    ids = _ids(300)
+    whole = _run(model, ids, [300])
+    assert torch.equal(_run(model, ids, [1, 7, 128, 2, 6, 100]), whole)
+    caches = [model.new_cache(300) for _ in range(3)]
+    for n, one in enumerate(caches):
+        model(torch.tensor([ids[: 290 - 60 * n]]), one)
+    beside = model.together(torch.tensor([ids[290 - 60 * n] for n in range(3)]), caches)
+    assert torch.equal(beside, torch.stack([whole[290 - 60 * n] for n in range(3)]))
+
+
+@needs_compiler
+def test_it_computes_what_torch_does(deep: Path) -> None:
+    """Logits of torch's layers, whose int8 weights are the same, to four digits; nothing is left out."""
+    ids = _ids(200, seed=1)
+    expected = load_engine(str(deep), device="cpu", quantize="int8", kernels="torch").logits(ids)
+    found = _compiled(deep).logits(ids)
+    assert found.shape == expected.shape
+    assert (found - expected).norm() < 5e-4 * expected.norm()
+
+
+@needs_compiler
+def test_shapes_that_fill_no_vector(tmp_path: Path) -> None:
+    """Heads of 48, a vocabulary and a width that tiles do not divide, biases, one key head for three."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_llama(tmp_path)
+    config = LlamaConfig(
+        **{"vocab_size": 270, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 2},
+        **{"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 48, "attention_bias": True},
+        initializer_range=0.2,
+    )
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.bias.data.normal_()
+    model.save_pretrained(tmp_path)
+    ids = _ids(150, seed=2)
+    expected = load_engine(str(tmp_path), device="cpu", quantize="int8", kernels="torch")
+    compiled = _compiled(tmp_path)
+    assert (compiled.logits(ids) - expected.logits(ids)).norm() < 1e-3 * expected.logits(ids).norm()
+
+
+@needs_compiler
+def test_all_but_the_last_token_is_reused(deep: Path) -> None:
+    """A prompt that goes on from an earlier one's answer runs what is new; its answer is a cold one's."""
+    warm, cold = _compiled(deep), _compiled(deep)
+    prompt = "def f(ab):\n    return ab\n" * 9
+    first = warm.complete(prompt, max_tokens=20)
+    longer = prompt + first.text
+    again, fresh = warm.complete(longer, max_tokens=12), cold.complete(longer, max_tokens=12)
+    assert again.ids == fresh.ids
+    assert again.stats.mean_logprob == fresh.stats.mean_logprob
+    assert again.stats.reused_tokens > first.stats.prompt_tokens, "the answer is reused as it was decoded"
+    assert warm.complete(longer, max_tokens=12).stats.reused_tokens == again.stats.prompt_tokens - 1
+
+
+@needs_compiler
+def test_history_changes_no_answer(deep: Path) -> None:
+    """Prompts that share beginnings, after one another on one engine: each as on a new one."""
+    warm = _compiled(deep)
+    chance = random.Random(3)
+    text = "".join(chance.choice(["ab", "def ", "\n", "return ", "x"]) for _ in range(200))
+    for n in range(12):
+        end = chance.randrange(50, 400)
+        sampling = Sampling(temperature=chance.choice([0.0, 0.8]), seed=n)
+        request = chance.choice(
+            [
+                CompletionRequest(text[:end], 9, sampling),
+                InfillRequest(text[:end], "ab\n", (), 9, "spm", sampling),
+            ]
+        )
+        assert warm.run(request).ids == _compiled(deep).run(request).ids
+
+
+@needs_compiler
+def test_a_cache_grows_and_is_copied(deep: Path) -> None:
+    """Room beyond what was asked first, and another sequence from the middle, change no number."""
+    for kind in ("none", "int8"):
+        model = _compiled(deep, quantize_cache=kind)._model
+        ids = _ids(200, seed=4)
+        expected = model(torch.tensor([ids]), model.new_cache(200))[0, -1]
+        small, other = model.new_cache(70), model.new_cache(300)
+        model(torch.tensor([ids[:70]]), small)
+        other.copy(small, 65)
+        small.grow(200)
+        for cache, start in ((small, 70), (other, 65)):
+            assert torch.equal(model(torch.tensor([ids[start:]]), cache)[0, -1], expected)
+
+
+def test_what_does_not_fit_stays_with_torch(deep: Path) -> None:
+    """Shapes beyond the compiled code's vectors, another dtype, and kernels='torch' run as they did."""
+    config = load_engine(str(deep), device="cpu").config
+    assert fits(config)
+    assert not fits(replace(config, head_dim=24))
+    assert not fits(replace(config, rope_interleaved=True))
+    for options in ({"kernels": "torch"}, {"dtype": "bfloat16"}):
+        engine = load_engine(str(deep), device="cpu", quantize="int8", **options)  # type: ignore[arg-type]
+        assert not isinstance(engine._model, NativeModel)
+    with pytest.raises(InvalidRequest, match="compiler"):
+        load_engine(str(deep), device="cpu", dtype="bfloat16", quantize="int8", kernels="compiled")
+
+
+def test_without_a_compiler(deep: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No compiler, or one that fails, means torch's kernels; a failure is tried once."""
+    monkeypatch.setattr(native_build, "_COMPILERS", ())
+    monkeypatch.delenv("CC", raising=False)
+    assert native_library(tmp_path) is None
+    assert load_engine(str(deep), device="cpu", quantize="int8").complete("ab", max_tokens=2).ids
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho run >> " + str(tmp_path / "runs") + "\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    assert native_library(tmp_path, patience_s=60) is None
+    runs = (tmp_path / "runs").read_text()
+    assert native_library(tmp_path, patience_s=60) is None
+    assert (tmp_path / "runs").read_text() == runs + "run\n", "asked for its version only"
+
+
+def test_nobody_waits_for_a_slow_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its patience a load goes on without; the library is there for a later one."""
+    go = tmp_path / "go"
+    slow = tmp_path / "cc"
+    slow.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exit\nwhile [ ! -e {go} ]; do sleep 0.02; done\n'
+        'while [ $# -gt 1 ]; do shift; done\nprintf "" > "$1"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    assert native_library(tmp_path, patience_s=0.05) is None
+    assert not list(tmp_path.glob("*.so"))
+    go.touch()
+    while not list(tmp_path.glob("*.so")):
+        subprocess.run(["sleep", "0.02"], check=True)
+
+
+def test_the_choice_follows_the_figures() -> None:
+    """The least time for steps and blocks wins, and the compiled pass only where it beats both together."""
+    torchs = {"bfloat16": (1.0, 30.0), "halves": (2.0, 10.0)}
+    assert fastest(torchs) == Kernels("bfloat16", "halves", False)
+    assert fastest({**torchs, "compiled": (0.5, 12.0)}).compiled
+    assert not fastest({**torchs, "compiled": (0.9, 30.0)}).compiled
+    assert fastest({"bfloat16": (1.0, 3.0), "halves": (2.0, 10.0)}).many == "bfloat16"
+
+
+def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is kept, and read again for the same shape only."""
+    library = native_library(patience_s=300)
+    found = choose_kernels(192, 64, library, tmp_path)
+    assert len(list(tmp_path.glob("kernels-*.json"))) == 1
+    monkeypatch.setattr("codellama.runtime.kernels.measure", lambda *a: {}["not again"])
+    assert choose_kernels(192, 64, library, tmp_path) == found
+    with pytest.raises(KeyError):
+        choose_kernels(256, 64, library, tmp_path)
+
+
+def test_a_wrong_kernel_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel whose result is off is not measured, and one that is missing no error."""
+    monkeypatch.setattr(
+        "codellama.runtime.kernels.product", lambda library, layer: lambda x: x @ torch.ones(64, 192)
+    )
+    assert set(measure(192, 64, ctypes.CDLL(None))) == {"bfloat16", "halves"}
+
+
+def test_a_packed_cache_loses_little(deep: Path) -> None:
+    """In torch too int8 and fp8 keys and values give nearly the same logits, in a fraction of the memory."""
+    plain = load_engine(str(deep), device="cpu")
+    ids = torch.tensor([_ids(200, seed=5)])
+    expected = plain._model(ids, plain._model.new_cache(200))[0]
+    for kind, bound in (("int8", 0.06), ("fp8", 0.3)):
+        engine = load_engine(str(deep), device="cpu", quantize_cache=kind)
+        cache = engine._model.new_cache(200)
+        assert isinstance(cache, PackedKVCache)
+        out = engine._model(ids, cache)[0]
+        assert 0 < (out - expected).norm() < bound * expected.norm()
+        assert cache.nbytes == 200 * engine._model.position_bytes
+        assert engine._model.position_bytes < plain._model.position_bytes / 2
