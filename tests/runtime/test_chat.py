@@ -285,6 +285,34 @@ def test_documents_are_packed(engine: Engine) -> None:
         engine.chat([{"role": "user", "content": "x" * room}])
 
 
+def test_documents_fit_though_their_tokens_do_not_add_up(
+    code_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where texts take more tokens joined than one by one, documents are left out until the prompt fits;
+    where none fits, the question goes alone, and a question too long is still an error."""
+    tokenizer = loaded(code_llama)
+    config = ModelConfig(32016, 8, 1, 1, 1, 8, 8, max_context=200)
+    prompts = PromptBuilder("m", tokenizer, config, "inst")
+    documents = tuple(Extra(f"{n}.py", "x = 1\n" * 6, priority=n) for n in range(6))
+    request = ChatRequest((ChatMessage("user", "Why?"),), 8, documents=documents)
+    exact = prompts.build(request)
+    count = sum(packed.kept for packed in exact.packed)
+    assert 1 < count < 6
+    encode = tokenizer.encode
+    # A stand-in for pieces that do not add up: each document in a longer text costs twenty tokens more.
+    monkeypatch.setattr(
+        tokenizer, "encode", lambda text: encode(text) + [5] * 20 * (text.count("# Path:") - 1)
+    )
+    loose = prompts.build(request)
+    assert len(loose.ids) + 8 <= 200
+    assert 0 < sum(packed.kept for packed in loose.packed) < count
+    assert [p.kept for p in loose.packed] == sorted(p.kept for p in loose.packed), "by priority"
+    monkeypatch.setattr(tokenizer, "encode", lambda text: encode(text) + [5] * 500 * text.count("# Path:"))
+    assert not any(packed.kept for packed in prompts.build(request).packed)
+    with pytest.raises(ContextTooLong):
+        prompts.build(ChatRequest((ChatMessage("user", "why " * 300),), 8, documents=documents))
+
+
 def test_a_converted_model_still_chats(chat_model: Path, tmp_path: Path) -> None:
     """The chat template goes with the model to GGUF and back, under a name that does not tell."""
     convert(chat_model, tmp_path / "model.gguf")

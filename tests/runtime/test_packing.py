@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama.runtime.families import control_tokens
-from codellama.runtime.packing import BLOCK_LINES, pack
+from codellama.runtime.packing import BLOCK_LINES, block_lines, pack
 from codellama.runtime.prompts import extra_text
 from codellama.runtime.records import Extra
 from codellama.runtime.tokenizer import Tokenizer, tiktoken_tokenizer
@@ -68,17 +68,41 @@ def test_extras_are_kept_by_priority_and_stay_in_order() -> None:
     assert [TOKENIZER.decode(ids)[8:12] for ids in parts.extras] == ["a.py", "c.py"]
 
 
-@pytest.mark.parametrize("room", [500, 1000, 2000, 4000])
-def test_the_window_begins_at_a_multiple_of_64_lines(room: int) -> None:
+@pytest.mark.parametrize("room", [60, 200, 500, 1000, 2000, 4000])
+def test_the_window_begins_at_a_block_of_lines(room: int) -> None:
     """Where the room holds a block the prefix begins at one, so typing on does not move it; no block that
     would fit is left out."""
     lines = [f"{n:05d}\n" for n in range(1000)]
+    block = block_lines(room)
+    assert block == BLOCK_LINES or block * 48 > room
     text = TOKENIZER.decode(pack(TOKENIZER, "".join(lines), "", (), room).prefix)
     assert text.endswith(lines[-1])
-    assert int(text[:5]) % BLOCK_LINES == 0
-    assert len(text) <= room < len(text) + len(lines[0]) * BLOCK_LINES
+    assert int(text[:5]) % block == 0
+    assert len(text) <= room < len(text) + len(lines[0]) * block
     after = TOKENIZER.decode(pack(TOKENIZER, "".join(lines) + "x", "", (), room).prefix)
-    assert after == text + "x"
+    assert after in (text + "x", text[block * len(lines[0]) :] + "x")
+
+
+@pytest.mark.parametrize("room", [150, 570, 1900])
+def test_typing_keeps_what_was_read(room: int) -> None:
+    """While forty lines are typed at the end of a long file, in small contexts too, nine tenths of the
+    prompts begin as the one before did, and at least a third of the room is used."""
+    text = "".join(f" v{n}=f({n})\n" for n in range(440))
+    ends = range(len(text) - 500, len(text), 3)
+    before: list[int] = []
+    shares = []
+    for end in ends:
+        now = pack(TOKENIZER, text[:end], "", (), room).prefix
+        assert len(now) > room / 3
+        shared = next((n for n, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), len(before))
+        shares.append(min(shared, len(now)) / len(now))
+        before = now
+    assert sum(shares[1:]) / (len(shares) - 1) > 0.9
+
+
+def test_a_line_longer_than_the_room() -> None:
+    """What has no end within the room is cut at a token."""
+    assert TOKENIZER.decode(pack(TOKENIZER, "a\n" + "b" * 500, "", (), 100).prefix) == "b" * 100
 
 
 def test_a_short_file_is_sent_whole() -> None:

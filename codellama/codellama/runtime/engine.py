@@ -56,7 +56,9 @@ class Engine:
         tokenizer: Tokenizer,
         chat: ChatFormat | None = None,
         family: str | None = None,
+        draft: LanguageModel | None = None,
     ) -> None:
+        """`draft` is a smaller model with the same tokenizer, which guesses what comes next."""
         self.name = name
         self.tokenizer = tokenizer
         self._prompts = PromptBuilder(name, tokenizer, model.config, chat)
@@ -68,10 +70,17 @@ class Engine:
         )
         self._model = model
         self._device = model.device
-        self._needs = generation_needs(self.config, model.dtype, BLOCK, model.position_bytes)
+        cached = model.position_bytes + (draft.position_bytes if draft else 0)
+        self._needs = generation_needs(self.config, model.dtype, BLOCK, cached)
         budget = usable_bytes(self._device) // _CACHE_SHARE
         self._sessions = Sessions(model.new_cache, budget, model.resume_every)
-        self._scheduler = Scheduler(model, self._sessions)
+        drafts = (draft, Sessions(draft.new_cache, budget // 4, draft.resume_every)) if draft else None
+        self._scheduler = Scheduler(model, self._sessions, drafts)
+
+    @property
+    def model(self) -> LanguageModel:
+        """What computes."""
+        return self._model
 
     def stream(
         self, request: Request, cancelled: Callable[[], bool] = _never

@@ -20,6 +20,7 @@ from codellama.runtime.memory import generation_needs, usable_bytes
 from codellama.runtime.native import NativeModel, fits
 from codellama.runtime.native_build import PATIENCE_S, cache_folder, native_library
 from codellama.runtime.reference import load_reference
+from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
 from codellama.runtime.weights.loading import Progress, load_transformer
@@ -29,8 +30,9 @@ from codellama.runtime.weights.tensors import Checkpoint
 KernelChoice = Literal["auto", "torch", "compiled"]
 
 
-def load_engine(
+def load_engine(  # noqa: PLR0913 - all by name, and each a setting that users have
     name: str,
+    *,
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
@@ -38,6 +40,7 @@ def load_engine(
     progress: Progress | None = None,
     quantize_cache: str | None = None,
     kernels: KernelChoice = "auto",
+    draft: str | None = None,
 ) -> Engine:
     """Loads the model `name` (see `locate`) onto a device.
 
@@ -47,7 +50,8 @@ def load_engine(
     tokens in prompt and answer together, be it more than the model was made for (as Code Llama reads
     100,000); by default its own context, or what memory has room for. `progress`: called with the bytes of
     weights that are loaded, and all there are. `quantize_cache`: int8 or fp8 keys and values, None for the
-    dtype's. `kernels`: for int8 on a CPU. Raises UnknownModel, CheckpointError or InvalidRequest.
+    dtype's. `kernels`: for int8 on a CPU. `draft`: a smaller model with the same tokenizer, which guesses
+    ids that this one checks. Raises UnknownModel, CheckpointError or InvalidRequest.
     """
     if max_context is not None and max_context < 2:
         raise InvalidRequest(f"max_context is {max_context}: give at least 2 tokens.")
@@ -79,7 +83,20 @@ def load_engine(
     room = max(needs.tokens_within(usable_bytes(place)) // BLOCK, 2) * BLOCK
     context = max_context or min(model.config.max_context, room)
     model.config = replace(model.config, max_context=context)
-    return Engine(name, model, tokenizer, chat_format(path, tokenizer, model.config), family)
+    drafts = (
+        load_engine(draft, device, dtype, quantize, context, None, quantize_cache, kernels) if draft else None
+    )
+    if drafts is not None and not _same_ids(tokenizer, drafts.tokenizer):
+        raise InvalidRequest(
+            f"The model {draft} cannot draft for {name}: their tokenizers differ. Choose a smaller model of "
+            "the same family."
+        )
+    chat = chat_format(path, tokenizer, model.config)
+    return Engine(name, model, tokenizer, chat, family, drafts.model if drafts else None)
+
+
+def _same_ids(tokenizer: Tokenizer, other: Tokenizer) -> bool:
+    return tokenizer.pieces == other.pieces and tokenizer.control == other.control
 
 
 def _load_ours(

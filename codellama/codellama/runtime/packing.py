@@ -1,8 +1,9 @@
 """What of prefix, suffix and extras fits into the context, counted in tokens. Free of torch.
 
 Everything is cut before the prompt is built, never after, so no template is ever clipped. The window
-over a long prefix begins at a multiple of 64 lines: while the cursor moves, it mostly begins at the same
-line, and the ids before it can be reused. The caller sends the prefix from the start of the file.
+over a long prefix begins at a multiple of 64 lines, or of fewer in a small context: while the cursor moves,
+it mostly begins at the same line, and the ids before it can be reused. The caller sends the prefix from the
+start of the file.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from codellama.runtime.records import Extra, Packed
 from codellama.runtime.tokenizer import Tokenizer
 
 BLOCK_LINES = 64
+# What a line of code takes, about: a block takes half of the room at most.
+_TOKENS_PER_LINE = 12
 # Of the room for text: the suffix gets at most a quarter, extras at most half of what is then left.
 SUFFIX_SHARE = 0.25
 EXTRAS_SHARE = 0.5
@@ -83,23 +86,39 @@ def _head(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
     return short[:room]
 
 
+def block_lines(room: int) -> int:
+    """The lines of a block in so small a room: a power of two, so that smaller blocks divide larger ones."""
+    lines = BLOCK_LINES
+    while lines > 1 and 2 * lines * _TOKENS_PER_LINE > room:
+        lines //= 2
+    return lines
+
+
 def _tail(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
-    """The ids of the text's end, begun at a block of 64 lines where that fits the room."""
-    if room <= 0:
+    """The ids of the text's end, begun at a block of lines where one fits the room."""
+    if room <= 0 or not text:
         return []
     lines = text.splitlines(keepends=True)
+    block = block_lines(room)
+    while block:  # long lines: blocks of fewer
+        found = _blocks(tokenizer, lines, block, room)
+        if found:
+            return found
+        block //= 2
+    return tokenizer.encode(lines[-1][-room * _CHARACTERS_PER_TOKEN :])[-room:]
+
+
+def _blocks(tokenizer: Tokenizer, lines: Sequence[str], block: int, room: int) -> list[int]:
+    """The ids from the first block on that fits with all that follows; none where no block does."""
     found: list[int] = []
-    # The first block from which on the text fits, by halving: a long file is encoded a few times only.
-    first, last = 0, len(lines) // BLOCK_LINES + 1
+    # By halving: a long file is encoded a few times only.
+    first, last = 0, -(-len(lines) // block)
     while first < last:
         middle = (first + last) // 2
-        tail = "".join(lines[middle * BLOCK_LINES :])
+        tail = "".join(lines[middle * block :])
         ids = tokenizer.encode(tail) if len(tail) <= room * _CHARACTERS_PER_TOKEN else None
         if ids is not None and len(ids) <= room:
             found, last = ids, middle
         else:
             first = middle + 1
-    if found or not text:
-        return found
-    end = "".join(lines[-BLOCK_LINES:])[-room * _CHARACTERS_PER_TOKEN :]
-    return tokenizer.encode(end)[-room:]
+    return found

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from codellama.runtime.draft_model import ModelDraft
 from codellama.runtime.generation import LanguageModel, prefill_block
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.sessions import Session, Sessions
-from codellama.runtime.speculate import PromptLookup
+from codellama.runtime.speculate import Drafter, FirstOf, PromptLookup
 
 
 class Job:
@@ -42,7 +43,7 @@ class Job:
         self.sampler = sampler
         self.take, self.allowed, self.cancelled = take, allowed, cancelled
         self.interactive = interactive
-        self.lookup = PromptLookup(ids) if sampler.greedy else None
+        self.drafter: Drafter | None = PromptLookup(ids) if sampler.greedy else None
         self.session: Session | None = None
         self.logits: Tensor | None = None  # [V] of the last position, once the prompt is through
         self.reused = 0
@@ -55,9 +56,16 @@ class Job:
 class Scheduler:
     """The jobs of one model; its methods may be called from any thread."""
 
-    def __init__(self, model: LanguageModel, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        sessions: Sessions,
+        draft: tuple[LanguageModel, Sessions] | None = None,
+    ) -> None:
+        """`draft` is a smaller model that guesses what comes next, and its caches."""
         self._model = model
         self._sessions = sessions
+        self._draft = draft
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._driven = False
@@ -71,6 +79,8 @@ class Scheduler:
     @contextmanager
     def running(self, job: Job) -> Iterator[None]:
         """The job is served while the block lasts; leaving it ends the job within a step."""
+        if self._draft and job.drafter:
+            job.drafter = FirstOf(job.drafter, ModelDraft(*self._draft, job.ids, job.positions))
         with self._changed:
             self._jobs.append(job)
         try:
@@ -168,8 +178,8 @@ class Scheduler:
             for (job, token), row in zip(chosen, logits, strict=True):
                 job.logits = row
                 job.sequence.append(token)
-                if job.lookup:
-                    job.lookup.extend((token,))
+                if job.drafter:
+                    job.drafter.extend((token,))
         spent = (time.perf_counter() - began) / len(jobs)
         for job in jobs:
             job.decode_s += spent
@@ -177,12 +187,14 @@ class Scheduler:
     def _go_on(self, job: Job, token: int) -> None:
         """The logits after `token`; with a draft, as many steps at once as the model agrees with."""
         assert job.session is not None
-        cache, lookup = job.session.cache, job.lookup
+        cache, drafter = job.session.cache, job.drafter
         draft: list[int] = []
-        if lookup is not None:
-            lookup.extend((token,))
+        if drafter is not None:
+            drafter.extend((token,))
             if job.allowed() is None:
-                draft = lookup.draft(min(cache.capacity - cache.length - 1, job.positions - cache.length - 1))
+                draft = drafter.draft(
+                    min(cache.capacity - cache.length - 1, job.positions - cache.length - 1)
+                )
         start = cache.length
         rows = torch.tensor([[token, *draft]], device=self._model.device)  # [1, 1 + draft]
         logits = self._model(rows, cache)[0]  # [1 + draft, V]
@@ -192,19 +204,21 @@ class Scheduler:
             if following != guess:
                 break
             kept += 1
-            if lookup is not None:
-                lookup.extend((guess,))
+            if drafter is not None:
+                drafter.extend((guess,))
             if not job.take(following, logprob):
                 self._end(job)
                 break
-        if draft and lookup is not None:
-            lookup.judged(len(draft), kept)
+        if draft and drafter is not None:
+            drafter.judged(len(draft), kept)
             cache.rewind(start + 1 + kept)
         job.sequence += (token, *draft[:kept])
         job.logits = logits[kept]
 
     def _end(self, job: Job) -> None:
         job.ended = True
+        if job.drafter:
+            job.drafter.close()
         if job.session is not None:
             job.session.decoded(job.sequence)
             self._sessions.give_back(job.session)

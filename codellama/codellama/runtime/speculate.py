@@ -7,25 +7,56 @@ the ids are those of decoding one by one.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 # The longest and shortest endings that are looked up, and the longest draft.
 _LONGEST, _SHORTEST = 4, 2
 MAX_DRAFT = 8
 
 
+class Drafter(Protocol):
+    """Guesses the ids after those it was given."""
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Adds ids to what it goes by."""
+
+    def draft(self, most: int = MAX_DRAFT) -> list[int]:
+        """At most `most` ids that may come next; none where nothing is known."""
+
+    def judged(self, drafted: int, accepted: int) -> None:
+        """Tells how many ids of a draft the model kept."""
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+
+
+class Pace:
+    """How long a draft may be: what is refused costs time, so its length follows what was accepted."""
+
+    def __init__(self) -> None:
+        self.length = float(MAX_DRAFT) / 2
+        self.failures = 0  # drafts in a row of which nothing was kept
+
+    def judged(self, drafted: int, accepted: int) -> None:
+        """Longer after a draft that was kept whole, shorter after any other."""
+        if accepted == drafted:
+            self.length = min(MAX_DRAFT, self.length * 2)
+        else:
+            self.length = max(1.0, (self.length + accepted) / 2)
+        self.failures = 0 if accepted else self.failures + 1
+
+
 class PromptLookup:
     """Drafts from the ids so far, found by an index over their n-grams.
 
-    It stops guessing where its guesses are wrong: a draft that is refused costs time, so its length
-    follows what was accepted, and after a row of failures only long matches are worth a try.
+    After a row of failures only long matches are worth a try.
     """
 
     def __init__(self, ids: Sequence[int] = ()) -> None:
         self._ids: list[int] = []
         # For each length, an n-gram's last place but the one at the very end: where its follower stands.
         self._after: dict[tuple[int, ...], int] = {}
-        self._length = float(MAX_DRAFT) / 2
-        self._failures = 0
+        self._pace = Pace()
         self.extend(ids)
 
     def extend(self, ids: Sequence[int]) -> None:
@@ -39,8 +70,8 @@ class PromptLookup:
 
     def draft(self, most: int = MAX_DRAFT) -> list[int]:
         """At most `most` ids that may come next; none where nothing is known."""
-        length = min(most, int(self._length))
-        shortest = _SHORTEST if self._failures < 3 else _LONGEST
+        length = min(most, int(self._pace.length))
+        shortest = _SHORTEST if self._pace.failures < 3 else _LONGEST
         if length < 1:
             return []
         for n in range(_LONGEST, shortest - 1, -1):
@@ -51,8 +82,38 @@ class PromptLookup:
 
     def judged(self, drafted: int, accepted: int) -> None:
         """Tells how many ids of a draft the model kept."""
-        if accepted == drafted:
-            self._length = min(MAX_DRAFT, self._length * 2)
-        else:
-            self._length = max(1.0, (self._length + accepted) / 2)
-        self._failures = 0 if accepted else self._failures + 1
+        self._pace.judged(drafted, accepted)
+
+    def close(self) -> None:
+        """It holds nothing but ids."""
+
+
+class FirstOf:
+    """Drafts of the first that has one: what costs nothing to ask stands first."""
+
+    def __init__(self, *drafters: Drafter) -> None:
+        self._drafters = drafters
+        self._last = drafters[0]
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Adds ids to what all go by."""
+        for drafter in self._drafters:
+            drafter.extend(ids)
+
+    def draft(self, most: int = MAX_DRAFT) -> list[int]:
+        """At most `most` ids that may come next; none where nobody knows."""
+        for drafter in self._drafters:
+            found = drafter.draft(most)
+            if found:
+                self._last = drafter
+                return found
+        return []
+
+    def judged(self, drafted: int, accepted: int) -> None:
+        """Tells the one whose draft it was."""
+        self._last.judged(drafted, accepted)
+
+    def close(self) -> None:
+        """Ends all."""
+        for drafter in self._drafters:
+            drafter.close()
