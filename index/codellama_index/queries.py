@@ -201,6 +201,16 @@ class Queries:
             (found[0][0], _phrase(word)),
         )
 
+    def commits(self, query: str, limit: int) -> list[tuple[list[str], float]]:
+        """(files changed, BM25) of the commits whose messages match an FTS5 query, best (lowest) first."""
+        rows = self._store.rows(
+            "SELECT h.paths, m.score FROM (SELECT rowid, bm25(message) AS score FROM message"
+            " WHERE message MATCH ? ORDER BY score LIMIT ?) m JOIN history h ON h.id = m.rowid"
+            " ORDER BY m.score, h.id",
+            (query, limit),
+        )
+        return [(paths.split("\n"), score) for paths, score in rows]
+
     def definitions(self) -> list[tuple[str, str]]:
         """(name, file) of every definition; names come as often as they are defined."""
         return self._mine("SELECT s.name, f.path FROM symbol s CROSS JOIN file f ON f.blob = s.blob" + _MINE)

@@ -131,6 +131,15 @@ class RankedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit by its hash: its message's words, and the files that it changed, unless they were many."""
+
+    digest: bytes
+    words: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QuestionVector:
     """A question as an embedding model sees it: a vector of length 1, and the name vectors are kept by."""
 

@@ -1,7 +1,8 @@
 """A question in words to the files it is about: for commit messages, and for what a model is given whole.
 
 A file is scored as one document: BM25 (Robertson and Zaragoza, 2009) over its words as the full-text table
-of passages knows them, over the words of its path, and what its folder scores. For passages see `retrieve`.
+of passages knows them, over the words of its path, what its folder scores, and what earlier commits with
+like messages changed. For passages see `retrieve`.
 
 The table gives a passage's score for a word, not how often it holds it. With f uses of a word in a passage
 of length l, SQLite's score is idf * 2.2 * f / (f + D), D = 1.2 * (0.25 + 0.75 * l / mean l); very heavy
@@ -11,7 +12,7 @@ columns give idf * 2.2 alone. From the two follows f, with the mean of the file'
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -22,15 +23,17 @@ from codellama_index.records import RankedFile
 from codellama_index.words import identifiers, parts, query_terms, stem
 
 # What each signal adds: the words of the file; those of its path; the words of the question's first line
-# once more by half, which of a commit's message is its subject; the mean of its folder's best files. Chosen
+# once more by half, which of a commit's message is its subject; the mean of its folder's best files; what was
+# changed by the commits whose messages are most like it. Chosen
 # on the commits of nova, reported on others (docs/ask.md).
-FILE_SIGNALS: Mapping[str, float] = {"words": 1.0, "path": 1.0, "title": 0.5, "folder": 0.2}
+FILE_SIGNALS: Mapping[str, float] = {"words": 1.0, "path": 1.0, "title": 0.5, "folder": 0.2, "history": 0.3}
 _K1, _B = 2.0, 0.75
 _SURE = 0.97  # a passage's score nearer to its bound than this says nothing more of how often
 _SECONDARY_WEIGHT = 0.2
 _DATA_WEIGHT = 0.8  # configuration, documents, translations
 DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
 _FOLDER_FILES = 3
+_ALIKE = 50  # commits
 
 Span = tuple[int, int, str, int]  # number of the first passage, passages, path, bytes
 
@@ -56,6 +59,8 @@ def retrieve_files(
         scores[path] *= _prior(path)
     if signals.get("folder"):
         _add_folders(scores, signals["folder"])
+    if signals.get("history"):
+        _add_history(scores, queries, question, sizes.keys(), signals["history"])
     ranked = sorted(scores, key=lambda path: (-scores[path], path))[:limit]
     return [RankedFile(path, round(scores[path], 4)) for path in ranked]
 
@@ -124,6 +129,22 @@ def _add_folders(scores: dict[str, float], weight: float) -> None:
     }
     for path, folder in folders.items():
         scores[path] += weight * best[folder] * _prior(path)
+
+
+def _add_history(
+    scores: dict[str, float], queries: Queries, question: str, paths: Collection[str], weight: float
+) -> None:
+    """Each of the most alike commits hands its likeness to its files, the more the fewer they are."""
+    terms = " OR ".join(f'"{term}"' for term in query_terms(question))
+    found: dict[str, float] = defaultdict(float)
+    for changed, bm25 in queries.commits(terms, _ALIKE):
+        for path in changed:
+            if path in paths:
+                found[path] -= bm25 / len(changed) ** 0.5
+    if found:
+        share = weight * max(scores.values(), default=1.0) / max(found.values())
+        for path, score in found.items():
+            scores[path] += share * score * _prior(path)
 
 
 def _rarity(primary: int, paths: Iterable[str]) -> float:

@@ -6,7 +6,8 @@ a blob's symbols, references and chunks are one compressed value each, and what 
 contentless full-text tables. `text` holds the chunks' words, the body in its first column, since every
 other column costs two bytes a word; `mention` holds the names that a blob refers to. A chunk's number is
 its blob's `first_chunk` and its place among the blob's chunks. `vector` holds what an embedding model made
-of a blob's chunks, in their order, where the user named one.
+of a blob's chunks, in their order, where the user named one. `history` are the last commits, and `message`
+their words.
 
 A contentless table cannot forget a row in SQLite 3.40: chunks' numbers are never used twice (`meta` holds
 the last one given), words of deleted chunks are found no more, and `Store.garbage` tells when a new
@@ -65,6 +66,8 @@ CREATE TABLE vector (
     blob INTEGER NOT NULL REFERENCES blob, model TEXT NOT NULL, vectors BLOB NOT NULL,
     PRIMARY KEY (blob, model)
 );
+CREATE TABLE history (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, paths TEXT NOT NULL);
+CREATE VIRTUAL TABLE message USING fts5 (words, content = '', tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE text USING fts5 (body, name, content = '', tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE mention USING fts5 (
     names, content = '', detail = none, columnsize = 0, tokenize = "ascii tokenchars '_$'"
@@ -123,7 +126,13 @@ def _pack_chunks(connection: "Connection") -> None:
 
 @migration(to=6)
 def _add_vectors(connection: "Connection") -> None:
-    """Vectors of passages, which an embedding model fills where one is named."""
+    """Vectors of passages, which an embedding model fills where one is named, and the last commits."""
+    connection.execute(
+        "CREATE TABLE history (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, paths TEXT NOT NULL)"
+    )
+    connection.execute(
+        f"CREATE VIRTUAL TABLE message USING fts5 (words, content = '', tokenize = '{TOKENIZER}')"
+    )
     connection.execute(
         "CREATE TABLE vector (blob INTEGER NOT NULL REFERENCES blob, model TEXT NOT NULL,"
         " vectors BLOB NOT NULL, PRIMARY KEY (blob, model))"

@@ -20,6 +20,7 @@ from codellama_index import place
 from codellama_index.database import BUSY_S, check, connect, patiently, translated
 from codellama_index.errors import StoreError
 from codellama_index.packed import Packed
+from codellama_index.records import Commit
 from codellama_index.walk import FoundFile
 
 _LOOK_S = 0.1
@@ -121,7 +122,7 @@ class Store:
         with translated(self._find), contextlib.suppress(sqlite3.OperationalError):
             connections = self._connections()
             if connections is not None and connections.writer is not None:
-                for table in ("text", "mention"):
+                for table in ("text", "mention", "message"):
                     connections.writer.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
                 connections.writer.execute("VACUUM")
 
@@ -221,6 +222,27 @@ class Store:
                 )
             finally:
                 connections.writer.execute("DETACH other")
+
+    def commits(self) -> list[bytes]:
+        """The hashes of the commits that are known, in the order in which they were added."""
+        return [digest for (digest,) in self.rows("SELECT digest FROM history ORDER BY id")]
+
+    def add_commits(self, commits: Sequence[Commit]) -> None:
+        """Adds commits that are not known, the oldest first; inside `atomic`."""
+        connection = self._local.writing
+        (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()
+        numbered = list(enumerate(commits, start=last + 1))
+        connection.executemany(
+            "INSERT INTO history VALUES (?, ?, ?)", [(n, c.digest, "\n".join(c.paths)) for n, c in numbered]
+        )
+        connection.executemany(
+            "INSERT INTO message (rowid, words) VALUES (?, ?)", [(n, c.words) for n, c in numbered if c.paths]
+        )
+
+    def drop_commits(self) -> None:
+        """Forgets all commits; inside `atomic`."""
+        self._local.writing.execute("DELETE FROM history")
+        self._local.writing.execute("INSERT INTO message (message) VALUES ('delete-all')")
 
     def link(self, file: FoundFile, blob: int | None, skip: str) -> None:
         """Says what content a path has now; inside `atomic`. A rank that the path has stays."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from codellama_index.history import COMMITS, commits
 from codellama_index.queries import Queries
 from codellama_index.rank import page_rank
 from codellama_index.records import SkippedFile, SyncReport
@@ -74,6 +75,8 @@ def sync(
     if not stopped:
         _finish(store)
     if changed or gone:
+        if not stopped:
+            _remember(store, root)
         store.checkpoint()
     return report(store, indexed, time.perf_counter() - began, current=not stopped)
 
@@ -206,6 +209,21 @@ def _settled(file: FoundFile, now: int) -> FoundFile:
     if max(file.mtime_ns, file.ctime_ns) < now - _TICK_NS:
         return file
     return replace(file, ctime_ns=-1)
+
+
+def _remember(store: Store, root: Path) -> None:
+    """Adds the commits that are not known; where the known ones are gone or many, all are read anew."""
+    known = store.commits()
+    fresh = commits(root, known[-1]) if known else commits(root, b"")
+    again = known and (fresh is None or len(known) + len(fresh) > 2 * COMMITS)
+    if again:
+        fresh = commits(root, b"")
+    fresh = [c for c in fresh or () if again or c.digest not in set(known)]
+    if fresh:
+        with store.atomic():
+            if again:
+                store.drop_commits()
+            store.add_commits(fresh)
 
 
 def _finish(store: Store) -> None:

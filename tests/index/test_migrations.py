@@ -11,7 +11,7 @@ from codellama_index.packed import unpack_chunks
 
 # What each version had less than the next, undone on a database of today.
 UNDO = {
-    5: "DROP TABLE vector;",
+    5: "DROP TABLE vector; DROP TABLE history; DROP TABLE message;",
     4: """DROP INDEX blob_by_chunk;
         CREATE TABLE chunk (
             id INTEGER PRIMARY KEY AUTOINCREMENT, blob INTEGER NOT NULL REFERENCES blob,

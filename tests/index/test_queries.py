@@ -20,7 +20,7 @@ QUESTIONS = [
     ("where are ignore rules applied?", "index/codellama_index/walk.py"),
     ("how does the model server leave when idle?", "codellama/codellama/serve/__main__.py"),
     ("where are the rotary embedding angles computed?", "codellama/codellama/runtime/rope.py"),
-    ("where is the bearer token compared?", "codellama/codellama/serve/security.py"),
+    ("where is the bearer token compared?", "codellama/codellama/serve/keys.py"),
     ("which licences are permissive?", "codellama/codellama/training/packages.py"),
     ("where is the next token sampled with temperature?", "codellama/codellama/runtime/sampling.py"),
     ("what cuts repeated lines from a completion?", "codellama/codellama/assist/filters.py"),

@@ -6,7 +6,6 @@ copies are written to a temporary folder, never to the repository.
 """
 
 import ast
-import os
 import random
 import re
 import subprocess
@@ -160,27 +159,17 @@ def _first_paragraph(symbol: Symbol) -> str:
 
 
 def _check_out(root: Path, commit: str, folder: Path) -> None:
-    """The tree of a commit below `folder`; neither the repository's index nor its tree is touched."""
-    environment = {"GIT_INDEX_FILE": str(folder.with_name(f"{folder.name}.index"))}
-    _git(root, "read-tree", commit, environment=environment)
-    _git(
-        root,
-        "checkout-index",
-        "--all",
-        "--quiet",
-        f"--prefix={folder}/",
-        environment=environment,
-        check=False,
-    )
+    """A clone below `folder` at that commit, which knows the history before it and shares the objects."""
+    _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root.resolve()), str(folder))
+    _git(folder, "checkout", "--quiet", "--detach", commit, check=False)
 
 
-def _git(root: Path, *arguments: str, environment: dict[str, str] | None = None, check: bool = True) -> str:
+def _git(root: Path, *arguments: str, check: bool = True) -> str:
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],
             check=check,
             capture_output=True,
-            env={**os.environ, **(environment or {})},
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise InvalidRequest(f"The history of {root} cannot be read: name a git repository.") from error
