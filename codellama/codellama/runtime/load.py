@@ -83,9 +83,17 @@ def load_engine(  # noqa: PLR0913 - all by name, and each a setting that users h
     room = max(needs.tokens_within(usable_bytes(place)) // BLOCK, 2) * BLOCK
     context = max_context or min(model.config.max_context, room)
     model.config = replace(model.config, max_context=context)
-    drafts = (
-        load_engine(draft, device, dtype, quantize, context, None, quantize_cache, kernels) if draft else None
-    )
+    drafts = None
+    if draft:
+        drafts = load_engine(
+            draft,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            max_context=context,
+            quantize_cache=quantize_cache,
+            kernels=kernels,
+        )
     if drafts is not None and not _same_ids(tokenizer, drafts.tokenizer):
         raise InvalidRequest(
             f"The model {draft} cannot draft for {name}: their tokenizers differ. Choose a smaller model of "
