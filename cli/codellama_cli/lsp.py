@@ -18,6 +18,6 @@ def lsp(
     options: dict[str, dict[str, object]] = {}
     for key, value in repository.settings_for(None).values.items():
         group, _, name = key.partition(".")
-        if group != "chat":
+        if group != "models":  # where `codellama models` puts them, nothing that a server needs
             options.setdefault(group, {})[name] = value
     main([], options)

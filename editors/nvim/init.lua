@@ -11,3 +11,14 @@ vim.keymap.set('i', '<Tab>', function()
     return '<Tab>'
   end
 end, { expr = true, desc = 'Accept the suggestion' })
+
+-- :Codellama why, :Codellama toggle, :Codellama snooze, :Codellama ask where is X decided?
+vim.api.nvim_create_user_command('Codellama', function(opts)
+  local client = vim.lsp.get_clients({ name = 'codellama' })[1]
+  local command = table.remove(opts.fargs, 1)
+  local argument = { uri = vim.uri_from_bufnr(0), question = table.concat(opts.fargs, ' ') }
+  client:exec_cmd({ title = command, command = 'codellama.' .. command, arguments = { argument } }, {}, function(err, result)
+    local text = err and err.message or result and (result.markdown or result.answer) or vim.inspect(result)
+    vim.lsp.util.open_floating_preview(vim.split(text, '\n'), 'markdown', { wrap = true })
+  end)
+end, { nargs = '+', desc = 'Ask codellama' })

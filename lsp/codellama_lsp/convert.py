@@ -61,3 +61,25 @@ def trigger_kind(value: object, _: type) -> types.InlineCompletionTriggerKind:
     if value in (0, types.InlineCompletionTriggerKind.Invoked.value):
         return types.InlineCompletionTriggerKind.Invoked
     return types.InlineCompletionTriggerKind.Automatic
+
+
+def menu(text: str, position: types.Position, word: str) -> types.CompletionList:
+    """A suggestion as the one entry of a completion menu; the list is asked for again with each key.
+
+    `word` is the (ASCII) word before the cursor, by which clients filter their menu.
+    """
+    if not text:
+        return types.CompletionList(is_incomplete=True, items=[])
+    start = types.Position(position.line, position.character - len(word))
+    item = types.CompletionItem(
+        label=text.strip().split("\n", 1)[0][:80] + (" …" if "\n" in text.strip() else ""),
+        kind=types.CompletionItemKind.Snippet if "\n" in text else types.CompletionItemKind.Text,
+        detail="codellama",
+        documentation=text if "\n" in text else None,
+        filter_text=word + text,
+        sort_text="\uffff",
+        insert_text_format=types.InsertTextFormat.PlainText,
+        insert_text_mode=types.InsertTextMode.AsIs,
+        text_edit=types.TextEdit(range=types.Range(start=start, end=position), new_text=word + text),
+    )
+    return types.CompletionList(is_incomplete=True, items=[item])

@@ -28,17 +28,25 @@ class Documents:
     def __init__(self) -> None:
         self.encoding: Encoding = "utf-16"
         self._open: dict[str, Document] = {}
+        self._lines: Lines | None = None
 
     def __iter__(self) -> Iterator[Document]:
-        return iter(self._open.values())
+        """Those touched last come first."""
+        return reversed(self._open.values())
 
     def get(self, uri: str) -> Document | None:
         """The document as it is now, or None where the editor has not opened it."""
         return self._open.get(uri)
 
+    def lines(self, text: str) -> Lines:
+        """The lines of a text; those of the last one are kept, since an edit follows a request."""
+        if self._lines is None or self._lines.text is not text:
+            self._lines = Lines(text, self.encoding)
+        return self._lines
+
     def open(self, item: types.TextDocumentItem) -> None:
         """Take over a document from the editor."""
-        self._open[item.uri] = Document(item.uri, item.language_id, item.version, well_formed(item.text))
+        self._touch(Document(item.uri, item.language_id, item.version, well_formed(item.text)))
 
     def change(
         self,
@@ -53,17 +61,21 @@ class Documents:
         text = document.text
         for change in changes:
             text = self._edited(text, change)
-        self._open[uri] = Document(uri, document.language_id, version, text)
+        self._touch(Document(uri, document.language_id, version, text))
 
     def close(self, uri: str) -> None:
         """Forget a document; closing one that is not open does nothing."""
         self._open.pop(uri, None)
 
+    def _touch(self, document: Document) -> None:
+        self._open.pop(document.uri, None)
+        self._open[document.uri] = document
+
     def _edited(self, text: str, change: types.TextDocumentContentChangeEvent) -> str:
         new = well_formed(change.text)
         if isinstance(change, types.TextDocumentContentChangeWholeDocument):
             return new
-        lines = Lines(text, self.encoding)
+        lines = self.lines(text)
         start = lines.index(change.range.start.line, change.range.start.character)
         end = lines.index(change.range.end.line, change.range.end.character)
         return text[: min(start, end)] + new + text[max(start, end) :]

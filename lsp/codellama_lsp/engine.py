@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from codellama_lsp.settings import Settings
 
 if TYPE_CHECKING:
-    from codellama.serve.client import ModelClient, ServeSettings
+    from codellama.serve.client import ModelClient, ModelInfo, ServeSettings
 
 _SLOW_IMPORTS = ("httpx", "codellama_index", "codellama.assist.completion", "codellama.serve.client")
 
@@ -24,6 +24,8 @@ class Engine:
         self._settings: Settings | None = None
         self._client: ModelClient | None = None
         self._starting: asyncio.Task[ModelClient] | None = None
+        self.info: ModelInfo | None = None
+        """What the server said of the model, its measured rates among it."""
 
     async def client(self, settings: Settings) -> "ModelClient":
         """The client; raises CodellamaError where server or model cannot be started.
@@ -49,7 +51,7 @@ class Engine:
             await asyncio.to_thread(importlib.import_module, name)
         from codellama.serve.client import ModelClient
 
-        wanted = _serve_settings(settings)
+        wanted = serve_settings(settings, settings.completion.model)
         old = self._client
         if old is not None and old.settings == wanted:
             client = old
@@ -57,7 +59,7 @@ class Engine:
             client = self._client = ModelClient(wanted)
             if old is not None:
                 await old.aclose()
-        await client.model()  # loads it, so that the first suggestion need not
+        self.info = await client.model()  # loads it, so that the first suggestion need not
         return client
 
 
@@ -65,11 +67,12 @@ def _failed(task: "asyncio.Task[ModelClient]") -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
 
 
-def _serve_settings(settings: Settings) -> "ServeSettings":
+def serve_settings(settings: Settings, model: str) -> "ServeSettings":
+    """How the model server is started, or a running one asked, for this model."""
     from codellama.serve.client import ServeSettings
 
     return ServeSettings(
-        model=settings.completion.model,
+        model=model,
         device=settings.engine.device,
         dtype=settings.engine.dtype,
         quantize=settings.engine.quantize,

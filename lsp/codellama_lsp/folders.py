@@ -47,12 +47,14 @@ class Folders:
         background: Background,
         complain: Callable[[str], None],
         options: Callable[[], IndexSettings],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._progress = progress
         self._status = status
         self._background = background
         self._complain = complain
         self._options = options
+        self._changed = changed
         self._folders: dict[Path, Folder] = {}
 
     async def add(self, path: Path) -> None:
@@ -103,6 +105,17 @@ class Folders:
             await _write(self._folders[index.root], lambda: index.update([inside]))
         except CodeIndexError as error:
             self._complain(str(error))
+        self._changed()
+
+    async def reindex(self) -> int:
+        """Read everything anew that has changed; returns how many repositories there are."""
+        folders = list(self._folders.values())
+        await asyncio.gather(*(self._sync(folder) for folder in folders))
+        return len(folders)
+
+    def indexes(self) -> "list[Index]":
+        """The index of each repository."""
+        return [folder.index for folder in self._folders.values()]
 
     async def aclose(self) -> None:
         """Close the indexes, after the background work on them has ended."""
@@ -112,6 +125,7 @@ class Folders:
     async def _drop(self, folder: Folder) -> None:
         folder.stop.set()
         self._folders.pop(folder.root, None)
+        self._changed()
         if folder.watcher is not None:
             await asyncio.to_thread(folder.watcher.close)
         await _write(folder, folder.index.close)
@@ -158,6 +172,7 @@ class Folders:
         except CodeIndexError as error:
             self._complain(str(error))
         finally:
+            self._changed()
             bar.close(last_word)
             self._status.indexing(str(folder.root), None)
 

@@ -6,7 +6,7 @@ that frees the engine. Nothing here knows what the work is.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -50,6 +50,30 @@ class Jobs:
         """Cancel whatever runs; each caller sees SupersededError."""
         for task in self._running.values():
             task.cancel()
+
+
+async def apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine that blocks now and then in a thread, with an event loop of its own.
+
+    When the caller is cancelled the coroutine is cancelled too, and waited for.
+    """
+    here = asyncio.get_running_loop()
+    cancelling: asyncio.Future[Callable[[], object]] = here.create_future()
+
+    async def run() -> T:
+        there, task = asyncio.get_running_loop(), asyncio.ensure_future(work())
+        here.call_soon_threadsafe(cancelling.set_result, lambda: there.call_soon_threadsafe(task.cancel))
+        return await task
+
+    thread = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(run())))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        (await cancelling)()
+        await asyncio.wait([thread])
+        if not thread.cancelled():
+            thread.exception()  # it was told to end; how it did is nobody's business
+        raise
 
 
 class Background:

@@ -6,11 +6,12 @@ pygls' versions of them are taken out here. Nothing here knows what a feature do
 
 import json
 import logging
+from concurrent.futures import Future
 from typing import Any
 
 import cattrs
 from lsprotocol import converters, types
-from pygls.exceptions import JsonRpcException
+from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 from pygls.protocol import LanguageServerProtocol
 
 from codellama_lsp.convert import trigger_kind
@@ -67,6 +68,8 @@ class Protocol(LanguageServerProtocol):
             if "method" in data and "id" in data:
                 text = f"The parameters of {data['method']} are not what the protocol says."
                 self._refuse(data["id"], types.ErrorCodes.InvalidParams, text)
+            elif "id" in data:
+                self._give_up(data["id"])
             return
         self.handle_message(message)
 
@@ -82,6 +85,12 @@ class Protocol(LanguageServerProtocol):
         if initialized and method == types.INITIALIZE:
             return types.ErrorCodes.InvalidRequest, "The server is initialized already."
         return None
+
+    def _give_up(self, message_id: object) -> None:
+        """The client's answer to a request of ours cannot be read: who waits for it is told."""
+        waiting = self._request_futures.get(message_id) if isinstance(message_id, str) else None
+        if isinstance(waiting, Future) and not waiting.done():
+            waiting.set_exception(JsonRpcInvalidParams("The client's answer is not what the protocol says."))
 
     def _refuse(self, message_id: object, code: types.ErrorCodes, text: str) -> None:
         known = message_id if isinstance(message_id, (int, str)) else None

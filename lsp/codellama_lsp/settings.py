@@ -14,12 +14,42 @@ from typing import Any, get_type_hints
 
 @dataclass(frozen=True, slots=True)
 class CompletionSettings:
-    """`max_tokens` bounds one suggestion, `budget_bytes` what goes along from other files."""
+    """`max_tokens` bounds one suggestion, `budget_bytes` what goes along from other files.
+
+    Prompts are sized for `latency_ms`; what takes longer than `deadline_ms` is given up, and what is less
+    likely right than `confidence` is not shown unasked. `speculate`: ask for what follows a suggestion while
+    it is looked at.
+    """
 
     enabled: bool = True
+    off_languages: tuple[str, ...] = ()
     model: str = "pocket"
     max_tokens: int = 64
     budget_bytes: int = 6144
+    latency_ms: int = 300
+    deadline_ms: int = 5000
+    confidence: float = 0.02
+    debounce: bool = True
+    speculate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """Who answers questions and edits by instruction: an instruct model, "" for none.
+
+    `max_context` bounds a prompt, in tokens.
+    """
+
+    model: str = ""
+    max_context: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class NavigationSettings:
+    """Whether definitions, references, symbols and hovers come from the index, and where they do not."""
+
+    enabled: bool = True
+    off_languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +80,8 @@ class Settings:
     """All of them; every group is a dataclass of plain values."""
 
     completion: CompletionSettings = field(default_factory=CompletionSettings)
+    chat: ChatSettings = field(default_factory=ChatSettings)
+    navigation: NavigationSettings = field(default_factory=NavigationSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
 
@@ -81,8 +113,8 @@ def _read(options: object, base: Any, name: str, problems: list[str]) -> Any:
             problems.append(f"{full} is no setting (there are {', '.join(sorted(known))}).")
         elif is_dataclass(types[key]):
             changes[key] = _read(value, getattr(base, key), full, problems)
-        elif _fits(value, types[key]):
-            changes[key] = types[key](value)
+        elif _fits(value, types[key], may_be_empty=full == "codellama.chat.model"):
+            changes[key] = tuple(value) if isinstance(value, (list, tuple)) else types[key](value)
         else:
             wanted = _WANTED[types[key]]
             problems.append(f"{full} must be {wanted}, not {value!r}: it is ignored.")
@@ -94,14 +126,17 @@ _WANTED = {
     int: "a whole number from 0 on",
     float: "a number from 0 on",
     str: "a text that is not empty",
+    tuple[str, ...]: "a list of texts",
 }
 
 
-def _fits(value: object, wanted: type) -> bool:
+def _fits(value: object, wanted: object, *, may_be_empty: bool) -> bool:
+    if wanted == tuple[str, ...]:
+        return isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
     if wanted is bool:
         return isinstance(value, bool)
     if wanted is str:
-        return isinstance(value, str) and value != ""
+        return isinstance(value, str) and (value != "" or may_be_empty)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     # Lua and JavaScript send whole numbers as floats now and then.

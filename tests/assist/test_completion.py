@@ -141,7 +141,7 @@ def test_unsure_answers_are_shown_only_where_asked_for(monkeypatch: pytest.Monke
 def test_unknown_names_demote(index: Index) -> None:
     """The same answer at the same probability is shown where its name exists, and not where it does not."""
     client = StandIn("retry_delay(first)")
-    client.mean_logprob = -0.55
+    client.mean_logprob = -1.2
     assert run(client, index).text == "retry_delay(first)"
     client.text = "retry_dalay(first)"
     done = run(client, index)

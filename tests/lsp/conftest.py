@@ -28,7 +28,9 @@ class RawClient:
         self._answers: dict[Any, dict[str, Any]] = {}
         self._inbox: queue.Queue[dict[str, Any]] = queue.Queue()
         self._last_id = 0
-        threading.Thread(target=self._read, daemon=True).start()
+        self._version = 1
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         stdout = self.process.stdout
@@ -78,7 +80,8 @@ class RawClient:
                 self._answers[message.get("id")] = message
             elif "id" in message:
                 self.requests.append(message)
-                self.send({"id": message["id"], "result": None})
+                applied = {"applied": True} if message["method"] == "workspace/applyEdit" else None
+                self.send({"id": message["id"], "result": applied})
             else:
                 self.notifications.append(message)
 
@@ -96,6 +99,28 @@ class RawClient:
         item = {"uri": uri, "languageId": "python", "version": 1, "text": text}
         self.notify("textDocument/didOpen", {"textDocument": item})
         return uri
+
+    def change(self, uri: str, text: str) -> None:
+        """Replace a document's whole text."""
+        self._version += 1
+        document = {"uri": uri, "version": self._version}
+        self.notify("textDocument/didChange", {"textDocument": document, "contentChanges": [{"text": text}]})
+
+    def type(self, uri: str, line: int, character: int, text: str, removed: int = 0) -> None:
+        """Insert text, as a key does, in the place of some characters of that line."""
+        self._version += 1
+        span = {
+            "start": {"line": line, "character": character},
+            "end": {"line": line, "character": character + removed},
+        }
+        changes = [{"range": span, "text": text}]
+        document = {"uri": uri, "version": self._version}
+        self.notify("textDocument/didChange", {"textDocument": document, "contentChanges": changes})
+
+    def suggestion(self, uri: str, line: int, character: int, kind: int = 2) -> str:
+        """What is suggested there, or ""."""
+        items = self.answer(self.ask_completion(uri, line, character, kind))["result"]
+        return items[0]["insertText"] if items else ""
 
     def ask_completion(self, uri: str, line: int, character: int, kind: int = 2) -> int:
         params = {
@@ -119,13 +144,15 @@ class RawClient:
         return self.process.wait(10)
 
     def close(self) -> None:
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            with contextlib.suppress(OSError):
-                stream.close()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+        self._reader.join(10)  # it reads until the pipe's end
+        self.process.stdout.close()
 
 
 @pytest.fixture

@@ -20,12 +20,24 @@ vim.uv.new_timer():start(0, 5, vim.schedule_wrap(function()
   end
 end))
 
+-- The lines of each floating window.
+local function floats()
+  local found = {}
+  for _, window in ipairs(vim.api.nvim_list_wins()) do
+    if vim.api.nvim_win_get_config(window).relative ~= '' then
+      table.insert(found, vim.api.nvim_buf_get_lines(vim.api.nvim_win_get_buf(window), 0, -1, false))
+    end
+  end
+  return found
+end
+
 -- Everything the test asks for, as JSON.
 function ghost.state()
   return vim.json.encode({
     mode = vim.api.nvim_get_mode().mode,
     clients = #vim.lsp.get_clients({ name = 'codellama', bufnr = 0 }),
     marks = ghost.marks(),
+    floats = floats(),
     lines = vim.api.nvim_buf_get_lines(0, 0, -1, false),
     ms = ghost.shown and (ghost.shown - ghost.typed) / 1e6 or vim.NIL,
   })

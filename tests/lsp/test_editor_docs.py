@@ -1,7 +1,9 @@
 """docs/editors.md and the files under editors/ say the same."""
 
+import re
 from pathlib import Path
 
+from codellama_lsp.server import create_server
 from codellama_lsp.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -17,6 +19,12 @@ def test_the_neovim_lines_are_the_ones_that_are_tried() -> None:
 def test_every_setting_is_described() -> None:
     """A setting that the docs leave out would be found by nobody."""
     defaults = Settings()
-    for group in ("completion", "engine", "index"):
+    for group in defaults.__dataclass_fields__:
         for name in getattr(defaults, group).__dataclass_fields__:
             assert f"`{group}.{name}`" in DOCS
+
+
+def test_every_command_is_described() -> None:
+    """And no other."""
+    server = create_server()
+    assert set(re.findall(r"^\| `(codellama\.\w+)`", DOCS, re.M)) == set(server.protocol.fm.commands)

@@ -54,7 +54,9 @@ def test_what_is_left_out_keeps_its_value() -> None:
         ({"completion": {"model": ""}}, "codellama.completion.model must be a text"),
         ({"engine": {"idle_minutes": float("nan")}}, "codellama.engine.idle_minutes must be"),
         ({"completion": 3}, "codellama.completion must be a table"),
-        ({"colour": "red"}, "codellama.colour is no setting (there are completion, engine, index)"),
+        ({"colour": "red"}, "codellama.colour is no setting (there are chat, completion, engine, index"),
+        ({"completion": {"off_languages": "go"}}, "codellama.completion.off_languages must be a list"),
+        ({"navigation": {"off_languages": [1]}}, "codellama.navigation.off_languages must be a list"),
         ([1], "codellama must be a table"),
     ],
 )

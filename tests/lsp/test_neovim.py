@@ -149,5 +149,9 @@ def test_ghost_text_appears_and_tab_accepts_it(
     accepted = editor.until(lambda state: state["lines"] != typed, 10)
     assert "\n".join(accepted["lines"]) == "\n".join(typed) + ghost
     assert accepted["mode"] == "i"
+
+    editor.type("<Esc>:Codellama why<CR>")
+    shown = editor.until(lambda state: bool(state["floats"]), 10)
+    assert "tokens of prompt" in "\n".join(shown["floats"][0])
     editor.quit()
     assert editor.process.returncode == 0

@@ -3,7 +3,6 @@
 The model is a stand-in here (see stand_in.py), so that a test decides when it is slow or broken.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -64,23 +63,24 @@ def test_untitled_documents_are_named_by_their_language(client) -> None:
     assert client.asked_for(uri, 0, 4)["path"] == "Untitled-1.py"
 
 
-def test_a_request_sees_the_document_as_it_was(client) -> None:
-    """An edit that arrives right behind a request does not move its position."""
+def test_a_request_sees_the_document_as_it_was(client, home: Path) -> None:
+    """An edit right behind a request does not move its position; its answer is kept, not shown."""
     uri = client.open("first")
     asked = client.ask_completion(uri, 0, 5)
-    change = {"textDocument": {"uri": uri, "version": 2}, "contentChanges": [{"text": "later"}]}
-    client.notify("textDocument/didChange", change)
-    (item,) = client.answer(asked)["result"]
-    assert json.loads(item["insertText"])["before"] == "first"
+    client.change(uri, "later")
+    assert client.answer(asked)["result"] == []
     assert client.asked_for(uri, 0, 5)["before"] == "later"
+    client.change(uri, "first")
+    assert client.asked_for(uri, 0, 5)["before"] == "first"
+    assert (home / "asked").read_text() == "2"
 
 
 def test_a_newer_request_supersedes_the_older(client, home: Path) -> None:
     """The older one is answered with [] at once, and its work is cancelled."""
     uri = client.open("slow\n")
     older = client.ask_completion(uri, 1, 0)
-    change = {"textDocument": {"uri": uri, "version": 2}, "contentChanges": [{"text": "quick"}]}
-    client.notify("textDocument/didChange", change)
+    client.until(lambda: any(s["state"] == "busy" for s in client.params("codellama/status")))
+    client.change(uri, "quick")
     newer = client.ask_completion(uri, 0, 5)
     assert client.answer(older, 2)["result"] == []
     assert len(client.answer(newer, 2)["result"]) == 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from codellama.assist import filters, names, syntax
 from codellama.assist.context import allowed, extras, merged, refused, shares, windows
-from codellama.assist.precedents import guess_at, surer, trust_in
+from codellama.assist.precedents import SHOWN, guess_at, surer, trust_in
 from codellama.runtime.evidence import Guess
 from codellama.runtime.records import Extra, FinishReason, InfillRequest, Packed, Result, Stats
 from codellama.serve.client import ModelClient
@@ -33,7 +33,8 @@ class CompletionQuery:
     """Where a completion is wanted: byte `offset` in the UTF-8 of `text`, the file at `path`.
 
     `single_line` None leaves it to the syntax around the cursor. `recent` are passages that were just edited.
-    `prompt_bytes` bounds all that is sent. Where it was `invoked`, an unsure answer is better than none.
+    `prompt_bytes` bounds all that is sent. What is less sure than `least` is not shown; where it was
+    `invoked`, an unsure answer is better than none.
     """
 
     path: str
@@ -46,6 +47,7 @@ class CompletionQuery:
     recent: tuple[Snippet, ...] = ()
     prompt_bytes: int = 160_000
     invoked: bool = False
+    least: float = SHOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,9 @@ def _judged(
     """What is shown of a model's answer, or of the guess, and why; for a thread: it parses."""
     text, changed = _filtered(result, query.path, around, single)
     unknown = names.unknown(query.path, text, *around, index)
-    shown, by = surer(text, result.text, result.stats, guess, trust * names.DOUBT ** len(unknown))
+    shown, by = surer(
+        text, result.text, result.stats, guess, trust * names.DOUBT ** len(unknown), query.least
+    )
     if query.invoked:
         shown = shown or text
     elif text and not shown:

@@ -18,6 +18,7 @@ Within = Literal["code", "string", "comment"]
 
 # What is parsed around the cursor, in characters: enough for a function, and parsed in a few milliseconds.
 _BEFORE, _AFTER = 12_000, 4_000
+_LARGEST = 400_000  # characters of a file that is parsed whole
 _LINES = 8  # of a suggestion that are tried one by one
 _CLOSERS = re.compile(r"[\s)\]}\"'`;:,>]*")
 _OPENS_BLOCK = re.compile(r"([{(\[:]|=>|->|\b(do|then|else|begin|try))\s*$")
@@ -78,6 +79,15 @@ def sound(path: str, text: str, prefix: str, suffix: str) -> tuple[str, bool]:
         if part.strip() and found is not None and found <= allowed:
             return part.rstrip(), True
     return text, False
+
+
+def breaks(path: str, old: str, new: str) -> bool:
+    """Whether a file's new text has more places that its grammar cannot read than the old one."""
+    language = language_of(path, new)
+    if language is None or len(new) > _LARGEST:
+        return False
+    before, after = _errors(language, old), _errors(language, new)
+    return before is not None and after is not None and after > before
 
 
 def _within(path: str, prefix: str, suffix: str) -> Within:
