@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+# What the language server has settings of; the others are for commands.
+_GROUPS = ("completion", "chat", "engine", "index")
+
 
 def lsp(
     stdio: Annotated[bool, typer.Option("--stdio", help="Accepted for editors that pass it.")] = True,
@@ -18,6 +21,6 @@ def lsp(
     options: dict[str, dict[str, object]] = {}
     for key, value in repository.settings_for(None).values.items():
         group, _, name = key.partition(".")
-        if group != "models":  # where `codellama models` puts them, nothing that a server needs
+        if group in _GROUPS:
             options.setdefault(group, {})[name] = value
     main([], options)

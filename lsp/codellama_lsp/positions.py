@@ -33,6 +33,12 @@ def well_formed(text: str) -> str:
     return text
 
 
+def units(text: str, encoding: Encoding) -> int:
+    """How many code units a well-formed text has."""
+    codec, unit = _CODEC[encoding]
+    return len(text.encode(codec, "replace")) // unit
+
+
 class Lines:
     """A well-formed text and where its lines start; places outside of it are moved to its edge.
 

@@ -13,7 +13,7 @@ from lsprotocol import types
 
 from codellama.runtime.errors import CodellamaError, ServerBusy
 from codellama_index.errors import CodeIndexError
-from codellama_lsp import commands, convert, parent, settings
+from codellama_lsp import commands, convert, lookups, parent, settings
 from codellama_lsp.documents import Document
 from codellama_lsp.jobs import SupersededError
 from codellama_lsp.session import Server
@@ -44,6 +44,8 @@ def initialize(server: Server, params: types.InitializeParams) -> None:
     text_document = params.capabilities.text_document
     if text_document is None or text_document.inline_completion is None:
         server.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions())(completion_)
+    if settings.read(params.initialization_options, server.defaults)[0].navigation.enabled:
+        lookups.register(server)
     if params.process_id is not None:
         parent.watch(params.process_id, server.leave)
 
