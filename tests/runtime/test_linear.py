@@ -142,5 +142,5 @@ def test_loading_quantised(tmp_path: Path, tied: bool, kind: str) -> None:
 
 def test_unknown_kinds_are_refused(tiny: Path) -> None:
     """The sentence names what there is."""
-    with pytest.raises(InvalidRequest, match="int8 or int4"):
+    with pytest.raises(InvalidRequest, match="int8, int4 or fp8"):
         load_engine(str(tiny), device="cpu", quantize="int3")

@@ -76,6 +76,18 @@ class KVCache:
         self._write(layer, slice(self.length, end), keys, values)
         return self._read(layer, end)
 
+    def extend_at(
+        self, layer: int, position: Tensor, span: int, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Writes keys and values [1, KV, 1, D] at the position that a tensor [1] holds; returns the span."""
+        self._write(layer, position, keys, values)
+        return self._read(layer, span)
+
+    def reach(self, length: int) -> None:
+        """Notes that `length` positions are filled."""
+        self.length = length
+        self._reached = max(self._reached, length)
+
     def _allocate(self, capacity: int) -> list[Tensor]:
         return [self._room(capacity, self._head_dim, self._dtype) for _ in range(2)]
 
@@ -86,7 +98,7 @@ class KVCache:
         for mine, other in zip(self._parts, parts, strict=False):
             mine[..., :length, :] = other[..., :length, :]
 
-    def _write(self, layer: int, rows: slice, keys: Tensor, values: Tensor) -> None:
+    def _write(self, layer: int, rows: slice | Tensor, keys: Tensor, values: Tensor) -> None:
         self.keys[layer, :, :, rows] = keys
         self.values[layer, :, :, rows] = values
 
@@ -110,7 +122,7 @@ class PackedKVCache(KVCache):
         packed = [self._room(capacity, self._head_dim, self._packed_dtype) for _ in range(2)]
         return packed + [self._room(capacity, 1, torch.float32) for _ in range(2)]
 
-    def _write(self, layer: int, rows: slice, keys: Tensor, values: Tensor) -> None:
+    def _write(self, layer: int, rows: slice | Tensor, keys: Tensor, values: Tensor) -> None:
         for n, new in enumerate((keys, values)):
             packed, scale = pack(new, self._packed_dtype, self._most)
             self._parts[n][layer, :, :, rows] = packed

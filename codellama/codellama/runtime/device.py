@@ -8,6 +8,9 @@ from codellama.runtime.cache import CacheKind
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.linear import Quantisation
 
+# Hopper: from here on rows may have scales of their own.
+_FP8_CAPABILITY = (9, 0)
+
 
 def find_device(name: str) -> torch.device:
     """`auto` (CUDA, then MPS, then CPU) or torch's name of a device; raises InvalidRequest."""
@@ -44,7 +47,10 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def find_quantisation(name: str | None, device: torch.device) -> Quantisation | None:
-    """`auto` (int8 on a CPU, none elsewhere), int8, int4, or none; raises InvalidRequest."""
+    """`auto` (int8 on a CPU, none elsewhere), int8, int4, fp8 where there are units for it, or none.
+
+    Raises InvalidRequest.
+    """
     if name is None or name == "none":
         return None
     if name == "auto":
@@ -53,7 +59,11 @@ def find_quantisation(name: str | None, device: torch.device) -> Quantisation | 
         return "int8"
     if name == "int4":
         return "int4"
-    raise InvalidRequest(f"There is no quantisation {name!r}: choose auto, none, int8 or int4.")
+    if name == "fp8":
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY:
+            return "fp8"
+        raise InvalidRequest("This device multiplies no fp8 numbers: choose auto, none, int8 or int4.")
+    raise InvalidRequest(f"There is no quantisation {name!r}: choose auto, none, int8, int4 or fp8.")
 
 
 def find_cache_kind(name: str | None, device: torch.device) -> CacheKind | None:

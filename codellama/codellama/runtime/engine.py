@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codellama.runtime.chat import ChatFormat
 from codellama.runtime.errors import ContextTooLong, InvalidRequest
-from codellama.runtime.generation import BLOCK, LanguageModel, StreamedText
+from codellama.runtime.generation import LanguageModel, StreamedText
 from codellama.runtime.healing import Spelling
 from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
 from codellama.runtime.prompt_builder import Prompt, PromptBuilder
@@ -71,7 +71,7 @@ class Engine:
         self._model = model
         self._device = model.device
         cached = model.position_bytes + (draft.position_bytes if draft else 0)
-        self._needs = generation_needs(self.config, model.dtype, BLOCK, cached)
+        self._needs = generation_needs(self.config, model.dtype, model.block, cached)
         budget = usable_bytes(self._device) // _CACHE_SHARE
         self._sessions = Sessions(model.new_cache, budget, model.resume_every)
         drafts = (draft, Sessions(draft.new_cache, budget // 4, draft.resume_every)) if draft else None

@@ -1,7 +1,7 @@
 """Prefill: a prompt's ids into a model, block by block; and the text of an answer as its ids come.
 
 A result never depends on what was cached before it. torch's kernels sum in an order that depends on the
-rows they get, so there prefill runs in blocks that begin at multiples of `BLOCK` positions, whether the
+rows they get, so there prefill runs in blocks that begin at multiples of `block` positions, whether the
 cache was empty or not; the compiled code of `native` computes a position alike wherever a block begins.
 """
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from codellama.runtime.config import ModelConfig
 
-BLOCK = 128
+# Positions of a pass on a CPU, and on a GPU, where fewer would leave its units waiting for the weights.
+BLOCK, GPU_BLOCK = 128, 512
 
 
 class Cache(Protocol):
@@ -38,6 +39,11 @@ class LanguageModel(Protocol):
     """What the engine drives: `Transformer`, or `ReferenceModel` for what that does not compute."""
 
     config: ModelConfig
+
+    @property
+    def block(self) -> int:
+        """Positions of a prefill's pass, between which others may overtake."""
+        ...
 
     @property
     def resume_every(self) -> int:
@@ -70,7 +76,7 @@ def prefill_block(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Ten
     """Runs the next block of `ids`, from position `cache.length` on; logits [V] of its last one."""
     assert cache.length % model.resume_every == 0
     assert cache.length < len(ids)
-    rows = torch.tensor([ids[cache.length : cache.length + BLOCK]], device=model.device)  # [1, T]
+    rows = torch.tensor([ids[cache.length : cache.length + model.block]], device=model.device)  # [1, T]
     last: Tensor = model(rows, cache, last_only=True)[0, -1]
     return last
 

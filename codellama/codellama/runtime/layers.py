@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 
 from codellama.runtime.cache import KVCache
 from codellama.runtime.config import ModelConfig
@@ -40,14 +41,19 @@ class Pass:
         return torch.arange(self.start, end, device=self.cos.device, dtype=torch.float32)
 
 
-def causal_mask(start: int, length: int, like: Tensor) -> Tensor | None:
+def causal_mask(
+    start: int, length: int, device: torch.device, dtype: torch.dtype, sliced: bool
+) -> Tensor | None:
     """The mask of a Pass: 0 where a position may look, else -inf.
 
-    Made once for all layers, in the dtype of the scores, which would otherwise be converted in each.
+    Made once for all layers, in the dtype of the scores, which would otherwise be converted in each. On a GPU
+    a name for it serves, with which the fused kernel needs no mask in memory, unless parts are `sliced`.
     """
     if start == 0 or length == 1:
         return None
-    mask = torch.zeros(length, start + length, device=like.device, dtype=like.dtype)
+    if device.type == "cuda" and not sliced:
+        return causal_lower_right(length, start + length)
+    mask = torch.zeros(length, start + length, device=device, dtype=dtype)
     mask[:, start:] = torch.full_like(mask[:, start:], -torch.inf).triu_(1)
     return mask
 

@@ -1,4 +1,4 @@
-"""Quantised linear layers: int8 and int4 weights, in arithmetic that a CPU or a GPU has.
+"""Quantised linear layers: int8, int4 and fp8 weights, in arithmetic that a CPU or a GPU has.
 
 Each stands where an `nn.Linear` stood and computes x @ W.T (+ bias). Rows of x never influence each other,
 so a token's result does not depend on what is computed beside it.
@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Quantisation = Literal["int8", "int4"]
+from codellama.runtime.cache import pack
+
+Quantisation = Literal["int8", "int4", "fp8"]
 # How int8 weights are multiplied: with activations in bfloat16, or in two halves of int8.
 Kernel = Literal["bfloat16", "halves"]
 
@@ -129,12 +131,53 @@ class Int4Linear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
 
+class Fp8Linear(nn.Module):
+    """Weights in float8_e4m3fn with a scale for each output, activations likewise with one for each row.
+
+    The product is that of a Hopper GPU's fp8 units; elsewhere the same numbers are multiplied in float32,
+    which tests the arithmetic and is no faster.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Quantises `weight` [N, K]; both are multiples of 16."""
+        super().__init__()
+        assert weight.shape[0] % 16 == 0
+        assert weight.shape[1] % 16 == 0
+        packed, scale = pack(weight, torch.float8_e4m3fn, torch.finfo(torch.float8_e4m3fn).max)
+        self.register_buffer("weight", packed)
+        self.register_buffer("scale", scale.T.contiguous())  # [1, N]
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.out_features, self.in_features = weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., K] to [..., N], in x's dtype."""
+        rows = x.reshape(-1, self.in_features)  # [M, K]
+        packed, scale = pack(rows, torch.float8_e4m3fn, torch.finfo(torch.float8_e4m3fn).max)
+        out = _scaled_product(packed, self.weight, scale, self.scale).to(x.dtype)
+        if self.bias is not None:
+            out = out + self.bias.to(x.dtype)
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+def _scaled_product(rows: Tensor, weight: Tensor, row_scale: Tensor, scale: Tensor) -> Tensor:
+    """rows [M, K] @ weight [N, K].T, times the scales [M, 1] and [1, N]."""
+    if rows.device.type == "cuda":
+        return torch._scaled_mm(rows, weight.t(), row_scale, scale, out_dtype=torch.bfloat16)
+    return rows.float() @ weight.float().T * row_scale * scale
+
+
 def quantised(
     weight: Tensor, bias: Tensor | None, kind: Quantisation, few: Kernel = "bfloat16", many: Kernel = "halves"
 ) -> nn.Module:
-    """The layer that computes with `weight` [N, K] in fewer bits; in int8 where int4 has no kernel for it."""
+    """The layer that computes with `weight` [N, K] in fewer bits; int8 where they have no kernel for it."""
     if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % GROUPS[0] == 0:
         return Int4Linear(weight, bias)
+    if kind == "fp8" and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:
+        return Fp8Linear(weight, bias)
     return Int8Linear(weight, bias, few, many)
 
 

@@ -12,6 +12,7 @@ from codellama.runtime.device import find_cache_kind, find_device, find_dtype, f
 from codellama.runtime.engine import Engine
 from codellama.runtime.errors import InvalidRequest, UnsupportedArchitecture
 from codellama.runtime.generation import BLOCK, LanguageModel
+from codellama.runtime.graphs import GraphedModel
 from codellama.runtime.identify import identify
 from codellama.runtime.kernels import Kernels, choose_kernels
 from codellama.runtime.linear import Quantisation
@@ -78,7 +79,7 @@ def load_engine(  # noqa: PLR0913 - all by name, and each a setting that users h
         tokenizer.fit(checkpoint.config.vocab_size, str(path))
         model = _load_ours(checkpoint, place, kind, progress, fewer_bits, packed, kernels)
         family = identify(checkpoint.config, path.name).family
-    needs = generation_needs(model.config, model.dtype, BLOCK, model.position_bytes)
+    needs = generation_needs(model.config, model.dtype, model.block, model.position_bytes)
     # Packing fills the context, so it must not promise what memory cannot hold.
     room = max(needs.tokens_within(usable_bytes(place)) // BLOCK, 2) * BLOCK
     context = max_context or min(model.config.max_context, room)
@@ -134,4 +135,4 @@ def _load_ours(
     if library is not None and (choice.compiled or kernels == "compiled"):
         return NativeModel(model, library, packed == "int8")
     model.cache_kind = packed
-    return model
+    return GraphedModel(model) if device.type == "cuda" and config.llama4 is None else model

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from codellama.runtime.cache import CacheKind, KVCache, new_cache
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.footprint import cache_bytes
-from codellama.runtime.generation import BLOCK
+from codellama.runtime.generation import BLOCK, GPU_BLOCK
 from codellama.runtime.layers import Attention, Pass, RMSNorm, SwiGLU, causal_mask
 from codellama.runtime.llama4 import Llama4Block
 from codellama.runtime.rope import RopeTables
@@ -62,9 +62,14 @@ class Transformer(nn.Module):
         return self.embed_tokens.weight.dtype
 
     @property
+    def block(self) -> int:
+        """Positions of a prefill's pass."""
+        return GPU_BLOCK if self.device.type == "cuda" else BLOCK
+
+    @property
     def resume_every(self) -> int:
         """torch's kernels sum in an order that depends on a block's rows: prompts run in fixed ones."""
-        return BLOCK
+        return self.block
 
     @property
     def position_bytes(self) -> int:
@@ -80,16 +85,19 @@ class Transformer(nn.Module):
         batch, length = ids.shape
         start = cache.length if cache is not None else 0
         assert cache is None or batch == 1, "a cache holds one sequence"
-        x = self.embed_tokens(ids)  # [B, T, C]
         cos, sin = self.rope.rows(start, start + length, ids.device)
-        now = Pass(start, cos, sin, causal_mask(start, length, x), cache)
-        for block in self.layers:
-            x = block(x, now)
+        mask = causal_mask(start, length, ids.device, self.dtype, self.config.llama4 is not None)
+        logits = self.run(ids, Pass(start, cos, sin, mask, cache), last_only)
         if cache is not None:
             cache.length += length
-        if last_only:
-            x = x[:, -1:]
-        logits: Tensor = self.lm_head(self.norm(x))
+        return logits
+
+    def run(self, ids: Tensor, now: Pass, last_only: bool = False) -> Tensor:
+        """Logits of ids [B, T] in a pass that is described."""
+        x = self.embed_tokens(ids)  # [B, T, C]
+        for block in self.layers:
+            x = block(x, now)
+        logits: Tensor = self.lm_head(self.norm(x[:, -1:] if last_only else x))
         return logits
 
     def together(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
@@ -102,13 +110,9 @@ class Transformer(nn.Module):
             Pass(cache.length, cos, sin, None, cache) for cache, (cos, sin) in zip(caches, rows, strict=True)
         )
         cos, sin = (torch.cat(part) for part in zip(*rows, strict=True))  # [B, D / 2]
-        now = Pass(0, cos, sin, None, None, apart)
-        x = self.embed_tokens(ids[None])  # [1, B, C]
-        for block in self.layers:
-            x = block(x, now)
+        logits = self.run(ids[None], Pass(0, cos, sin, None, None, apart))[0]
         for cache in caches:
             cache.length += 1
-        logits: Tensor = self.lm_head(self.norm(x))[0]
         return logits
 
 

@@ -182,6 +182,11 @@ class NativeModel:
         self._make_room()
 
     @property
+    def block(self) -> int:
+        """Positions of a prefill's pass."""
+        return _ROWS
+
+    @property
     def resume_every(self) -> int:
         """A position is computed alike whatever is computed beside it."""
         return 1

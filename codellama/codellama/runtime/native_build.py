@@ -17,7 +17,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-import platformdirs
 import torch
 
 SOURCE = Path(__file__).with_name("native.c")
@@ -27,6 +26,8 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 def cache_folder() -> Path:
     """Where what is made once for a machine lies."""
+    import platformdirs
+
     return platformdirs.user_cache_path("codellama") / "native"
 
 

@@ -81,6 +81,11 @@ class ReferenceModel:
         return dtype
 
     @property
+    def block(self) -> int:
+        """Positions of a prefill's pass."""
+        return BLOCK
+
+    @property
     def resume_every(self) -> int:
         """Its cache begins anew with each prompt, which is always run in the same blocks."""
         return BLOCK

@@ -28,22 +28,28 @@ class Sampler:
     def choose(self, logits: Tensor, allowed: Sequence[int] | None = None) -> tuple[int, float]:
         """The next id and its log-probability under the model (temperature 1), from logits [V].
 
-        With `allowed` the others are impossible, and the probability is one among the allowed.
+        With `allowed` the others are impossible, and the probability is one among the allowed. A GPU is
+        waited for once.
         """
         if allowed is not None:
             places = torch.tensor(allowed, device=logits.device)
             logits = torch.full_like(logits, -torch.inf).scatter(0, places, logits[places])
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         if self.greedy:
-            choice = int(logits.argmax())
-            return choice, float(logprobs[choice])
+            return _read(logits.argmax(), logprobs)
         weights = torch.softmax(logits.float() / self._temperature, dim=-1)
         if self._top_p < 1:
             weights = _nucleus(weights, self._top_p)
         if self._min_p > 0:  # arXiv 2407.01082
             weights = weights.masked_fill(weights < self._min_p * weights.max(), 0.0)
-        choice = int(torch.multinomial(weights, 1, generator=self._generator))
-        return choice, float(logprobs[choice])
+        return _read(torch.multinomial(weights, 1, generator=self._generator), logprobs)
+
+
+def _read(choice: Tensor, logprobs: Tensor) -> tuple[int, float]:
+    """Both numbers in one transfer; float64 holds an id and a float32 exactly."""
+    choice = choice.view(1)
+    found: list[float] = torch.cat((choice.double(), logprobs.gather(0, choice).double())).tolist()
+    return int(found[0]), found[1]
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:

@@ -53,13 +53,25 @@ def load_transformer(
             progress(min(done, total), total)
         return tensor
 
+    return fill(model, set(infos), load, dtype, quantize, kernels).to(device)
+
+
+def fill(
+    model: Transformer,
+    names: Collection[str],
+    load: Callable[[str, torch.dtype], Tensor],
+    dtype: torch.dtype,
+    quantize: Quantisation | None = None,
+    kernels: Kernels = _USUAL,
+) -> Transformer:
+    """Gives a model on the device `meta` its weights, which `load` finds by name in a dtype."""
     if quantize:
-        _quantise(model, set(infos), lambda name: load(name, torch.float32), quantize, kernels)
+        _quantise(model, names, lambda name: load(name, torch.float32), quantize, kernels)
     loaded = {name: load(name, dtype) for name, _ in model.named_parameters()}
     model.load_state_dict(loaded, strict=False, assign=True)
-    if checkpoint.config.tie_embeddings and not quantize:
+    if model.config.tie_embeddings and not quantize:
         model.lm_head.weight = model.embed_tokens.weight
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _quantise(
