@@ -207,10 +207,7 @@ def _words(around: str, lines: Sequence[str]) -> str:
     """The words of a passage, like beside like: a second place costs one byte then."""
     body = "\n".join(lines)
     said = [line for line in around.splitlines() if line not in body]
-    counts: dict[str, int] = {}
-    for identifier, times in Counter(identifiers("\n".join([*said, body]))).items():
-        for word in _telling(identifier):
-            counts[word] = counts.get(word, 0) + times
+    counts = Counter(chain.from_iterable(map(_telling, identifiers("\n".join([*said, body])))))
     return " ".join(
         [word if n == 1 else " ".join([word] * min(n, _OCCURRENCES)) for word, n in counts.items()]
     )

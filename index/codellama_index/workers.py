@@ -7,6 +7,7 @@ at low priority, never see Ctrl-C, end with their parent, and are replaced when 
 """
 
 import contextlib
+import gc
 import hashlib
 import marshal
 import os
@@ -288,6 +289,7 @@ def _main(root: str, deadline_s: float) -> None:
     """A worker: batches of paths on stdin, a result for each on stdout, an empty frame before it leaves."""
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
+    gc.set_threshold(50_000)  # what is made of a file holds no cycles
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the frames
     _transmit(answers, b"ready")
