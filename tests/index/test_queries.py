@@ -75,7 +75,7 @@ def test_hits_are_what_stands_there(own: Index) -> None:
 
 def test_symbols_by_name(own: Index) -> None:
     """The exact name comes first, then parts of names; a dotted name finds its scope."""
-    assert own.symbols("load_engine")[0].path == "codellama/codellama/runtime/engine.py"
+    assert own.symbols("load_engine")[0].path == "codellama/codellama/runtime/load.py"
     assert own.symbols("LOAD_ENGINE")[0].name == "load_engine"
     assert "page_rank" in {s.name for s in own.symbols("rank")}
     assert own.symbols("Engine.infill_ids")[0].scope == "Engine"
