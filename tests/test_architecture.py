@@ -156,7 +156,7 @@ def test_prompts_are_built_from_ids() -> None:
 
 
 def test_nothing_leaves_the_machine() -> None:
-    """Only serve.client speaks HTTP, to an address that the daemon published."""
+    """Only serve.client speaks HTTP, to an address that the daemon published or the user's settings name."""
     assert importers("httpx", "requests", "urllib.request", "http.client") == {"codellama.serve.client"}
 
 

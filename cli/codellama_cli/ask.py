@@ -39,7 +39,6 @@ def ask(
     Example: codellama ask "where is the retry delay decided?" --repo ~/src/service
     """
     from codellama.runtime.errors import InvalidRequest
-    from codellama.runtime.locate import locate
     from codellama.serve.client import ModelClient
     from codellama_cli import repository
 
@@ -51,7 +50,7 @@ def ask(
         settings = repository.settings_for(index.root, {"chat.model": model})
         name = settings.text("chat.model") if generate else ""
         if name:
-            locate(name)
+            repository.checked_model(name)
         repository.glanced(index, _REFRESH_S)
         client = ModelClient(repository.serve_settings(settings, name)) if name else None
         meaning = repository.meaning_for(settings)

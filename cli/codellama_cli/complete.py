@@ -26,7 +26,6 @@ def complete(
     """
     from codellama.assist.completion import CompletionQuery
     from codellama.assist.completion import complete as ask_model
-    from codellama.runtime.locate import locate
     from codellama.serve.client import ModelClient
     from codellama_cli import output, repository
 
@@ -35,7 +34,7 @@ def complete(
         given = {"completion.model": model, "completion.max_tokens": max_tokens}
         settings = repository.settings_for(index.root, given)
         name = settings.text("completion.model")
-        locate(name)
+        repository.checked_model(name)
         path = _inside(file, index.root)
         text = index.read(path)
         offset = _offset(text, path, line, column)

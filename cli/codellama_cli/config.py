@@ -29,7 +29,10 @@ DEFAULTS: dict[str, str | int | float] = {
     "engine.dtype": "auto",
     "engine.quantize": "auto",
     "engine.max_context": 0,
+    "engine.memory_gb": 0.0,
     "engine.idle_minutes": 15.0,
+    "engine.tokenizer": "",
+    "engine.key_file": "",
     "index.max_bytes": 2_000_000_000,
     "index.submodules": True,
 }

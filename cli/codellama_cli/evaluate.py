@@ -34,18 +34,17 @@ def infill(
 
     Example: codellama eval infill --repo ~/src/service --limit 100
     """
-    from codellama.runtime.locate import locate
     from codellama_cli import output, repository
 
     given = {"completion.model": model}
     if data is not None:
         settings = repository.settings_for(None, given)
-        locate(settings.text("completion.model"))
+        repository.checked_model(settings.text("completion.model"))
         report = _on_benchmark(settings, data, limit)
     else:
         with repository.open_repository(repo) as index:
             settings = repository.settings_for(index.root, given)
-            locate(settings.text("completion.model"))
+            repository.checked_model(settings.text("completion.model"))
             repository.refreshed(index)
             report = _on_repository(settings, index, limit or 200, seed)
     report = {"model": settings.text("completion.model"), **report}

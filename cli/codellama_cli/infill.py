@@ -23,7 +23,6 @@ def infill(
     Example: echo 'def add(a, b): return <FILL_ME>' | codellama infill
     """
     from codellama.runtime.errors import InvalidRequest
-    from codellama.runtime.locate import locate
     from codellama.runtime.records import InfillRequest
     from codellama.serve.client import ModelClient
     from codellama_cli import output, repository
@@ -35,7 +34,7 @@ def infill(
     given = {"completion.model": model, "completion.max_tokens": max_tokens}
     settings = repository.settings_for(None, given)
     name = settings.text("completion.model")
-    locate(name)
+    repository.checked_model(name)
     request = InfillRequest(prefix, suffix, max_tokens=settings.whole("completion.max_tokens"))
 
     async def run() -> None:

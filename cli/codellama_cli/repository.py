@@ -73,19 +73,43 @@ def meaning_for(loaded: Config) -> "Meaning | None":
     if not name:
         return None
     from codellama.assist.meaning import Meaning
+    from codellama.serve.remote import is_remote
 
-    return Meaning(serve_settings(loaded, loaded.text("completion.model")), name)
+    model = loaded.text("completion.model")
+    # It runs on this machine, wherever completions are computed.
+    return Meaning(serve_settings(loaded, "pocket" if is_remote(model) else model), name)
+
+
+def checked_model(name: str) -> str:
+    """The same name, of a model that is here or of a server's URL; raises UnknownModel."""
+    from codellama.runtime.locate import locate
+    from codellama.serve.remote import is_remote
+
+    if not is_remote(name):
+        locate(name)
+    return name
 
 
 def serve_settings(loaded: Config, model: str) -> "ServeSettings":
-    """How a server for `model` is started."""
+    """How a server for `model` is started, or reached where it is a URL."""
     from codellama.serve.client import ServeSettings
+    from codellama.serve.remote import is_remote
 
+    def placed(name: str) -> str:
+        """Independent of the current folder, which the server does not share."""
+        known = name in ("", "pocket") or is_remote(name)
+        return name if known else str(Path(name).expanduser().absolute())
+
+    chat = loaded.text("chat.model")
     return ServeSettings(
-        model=model if model == "pocket" else str(Path(model).expanduser().absolute()),
+        model=placed(model),
+        chat_model="" if is_remote(chat) or chat == model else placed(chat),
         device=loaded.text("engine.device"),
         dtype=loaded.text("engine.dtype"),
         quantize=loaded.text("engine.quantize"),
         max_context=loaded.whole("engine.max_context"),
+        memory_gb=loaded.number("engine.memory_gb"),
         idle_minutes=loaded.number("engine.idle_minutes"),
+        tokenizer=placed(loaded.text("engine.tokenizer")),
+        key_file=loaded.text("engine.key_file"),
     )

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,11 +10,15 @@ import typer
 from codellama_cli.ask import Json
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - one for each option
     model: Annotated[str | None, typer.Option(help="Default: completion.model.")] = None,
     host: Annotated[str, typer.Option(help="Listen on this address.")] = "",
     port: Annotated[int, typer.Option(help="Listen on this port of --host, or of loopback.")] = 0,
     uds: Annotated[str, typer.Option(help="Listen on this Unix socket.")] = "",
+    keys: Annotated[Path | None, typer.Option(help="A file of clients' names and keys, for a team.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name besides this machine's that requests may give it.")
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Tell about the running server.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End the running server.")] = False,
     json: Json = False,
@@ -50,6 +55,8 @@ def serve(
     locate(settings.text("completion.model"))
     serving = repository.serve_settings(settings, settings.text("completion.model"))
     command = daemon.command(serving)
+    command += ["--keys", str(keys)] if keys else []
+    command += [part for name in allow_host or () for part in ("--allow-host", name)]
     command += ["--uds", uds] if uds else ["--host", host or "127.0.0.1", "--port", str(port)]
     import subprocess
 

@@ -84,15 +84,15 @@ def test_llama_vim_reads_the_answer(http: httpx.Client) -> None:
 
 
 def test_llama_vims_warm_up_fills_the_cache(http: httpx.Client, served: Any) -> None:
-    """n_predict 0 answers nothing, generates nothing, and the completion after it reuses the prompt."""
+    """n_predict 0 answers nothing, and the completion after it finds the chunks in the cache."""
     chunk = {"filename": "warm.py", "text": "value = call(value)\n" * 40, "time": [1, 2]}
-    before = served.metric("tokens_reused_total")
-    assert http.post("/infill", json=VIM_WARM_UP | {"input_extra": [chunk]}).json() == {}
-    assert served.metric("tokens_reused_total") == before
-    # In PSM order, in which the extras come first.
+    # In PSM order, in which the chunks come first.
+    warm_up = VIM_WARM_UP | {"input_extra": [chunk], "mode": "psm"}
+    assert http.post("/infill", json=warm_up).json() == {}
     body = VIM | {"input_extra": [chunk], "response_fields": ["stats", "content"], "mode": "psm"}
-    http.post("/infill", json=VIM_WARM_UP | {"input_extra": [chunk], "mode": "psm"})
     assert http.post("/infill", json=body).json()["stats"]["reused_tokens"] >= 128
+    whole = http.post("/infill", json=warm_up | {"response_fields": ["stats", "content"]}).json()
+    assert (whole["content"], whole["stats"]["tokens"]) == ("", 0)
 
 
 def test_llama_vscode_reads_the_answer(http: httpx.Client) -> None:

@@ -109,7 +109,7 @@ def test_errors_keep_their_class(served: Any, request_: Request, kind: type[Exce
 
     async def both(client: ModelClient) -> tuple[Exception, Exception]:
         with pytest.raises(kind) as whole:
-            await client._run(request_, None, None)
+            await client._run(request_, None, None, {})
         with pytest.raises(kind) as streamed:
             await joined(client, request_)
         return whole.value, streamed.value
@@ -178,6 +178,41 @@ def test_leaving_cancels_the_work(served: Any, wait_until: Callable[..., None], 
     ask(leave_then_ask)
     wait_until(lambda: served.metric("requests_in_flight") == 0)
     assert served.metric("tokens_generated_total") - before < LONG.max_tokens / 2
+
+
+def test_a_newer_request_of_a_document_supersedes_the_older(served: Any) -> None:
+    """The older ends at once with what it had; another document's, and another client's, goes on."""
+
+    async def call(client: ModelClient) -> None:
+        long = InfillRequest("def f(x):\n", "", max_tokens=500)
+        short = InfillRequest("import os\n", "", max_tokens=1)
+        async with ModelClient() as other:
+            older = asyncio.ensure_future(client.infill(long, session="a.py"))
+            kept = [
+                asyncio.ensure_future(client.infill(long, session="b.py")),
+                asyncio.ensure_future(other.infill(long, session="a.py")),
+            ]
+            while await asyncio.to_thread(served.metric, "requests_running") < 3:
+                await asyncio.sleep(0.01)
+            newer = await client.infill(short, session="a.py")
+            assert newer.finish_reason != "cancelled"
+            assert (await older).finish_reason == "cancelled"
+            assert [(await each).finish_reason for each in kept] == ["length", "length"]
+
+    ask(call)
+
+
+def test_within_its_time_the_server_answers_what_it_has(served: Any) -> None:
+    """`within_s` brings the beginning of the answer instead of a TimeoutError."""
+
+    async def call(client: ModelClient) -> None:
+        whole = await client.infill(InfillRequest("def f(x):\n", "", max_tokens=500))
+        part = await client.infill(InfillRequest("def f(x):\n", "", max_tokens=500), within_s=0.05)
+        assert part.finish_reason == "cancelled"
+        assert len(part.ids) < len(whole.ids)
+        assert whole.text.startswith(part.text)
+
+    ask(call)
 
 
 def test_closing_a_raw_connection_cancels_the_work(served: Any, wait_until: Callable[..., None]) -> None:

@@ -18,16 +18,19 @@ from codellama.serve import daemon
 from codellama.serve.client import ModelClient, ServeSettings
 
 SHORT = CompletionRequest("import os\n", max_tokens=2)
-LONG = CompletionRequest("def add(a, b):\n", max_tokens=30)
+LONG = CompletionRequest("def add(a, b):\n", max_tokens=500)
 HUNG = 60.0
+# Nothing is compiled or measured for it: what is started here is started in a home of its own each time.
+PLAIN = ServeSettings(quantize="none")
 
 START = """
 import asyncio
 from codellama.runtime.records import CompletionRequest
 from codellama.serve import daemon
-from codellama.serve.client import ModelClient
+from codellama.serve.client import ModelClient, ServeSettings
+PLAIN = ServeSettings(quantize='none')
 async def main():
-    async with ModelClient() as client:
+    async with ModelClient(PLAIN) as client:
         await client.complete(CompletionRequest("a", max_tokens=1))
     print(daemon.find().pid)
 asyncio.run(main())
@@ -70,7 +73,7 @@ def test_many_processes_share_one_server(own_server: Path) -> None:
     async def stop_in_the_middle() -> None:
         address = daemon.find()
         assert address is not None
-        async with ModelClient() as client:
+        async with ModelClient(PLAIN) as client:
             pieces = client.stream(CompletionRequest("a", max_tokens=600))
             await anext(pieces)
             assert await asyncio.to_thread(daemon.stop) is True
@@ -87,7 +90,7 @@ def test_a_killed_server_is_replaced(own_server: Path) -> None:
     """kill -9 leaves its files; a request that it took goes to a fresh server, a begun stream ends typed."""
 
     async def scenario() -> None:
-        async with ModelClient() as asking, ModelClient() as resting:
+        async with ModelClient(PLAIN) as asking, ModelClient(PLAIN) as resting:
             await resting.complete(SHORT)
             first = daemon.find()
             assert first is not None
@@ -116,6 +119,57 @@ def test_a_killed_server_is_replaced(own_server: Path) -> None:
     asyncio.run(asyncio.wait_for(scenario(), HUNG))
 
 
+def test_an_older_server_is_replaced_once_it_is_idle(
+    own_server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of a newer release leaves a server at work alone, uses it, and replaces it when it is idle."""
+
+    async def scenario() -> None:
+        async with (
+            ModelClient(PLAIN) as old_client,
+            ModelClient(PLAIN) as new_client,
+            ModelClient(PLAIN) as newest,
+        ):
+            pieces = old_client.stream(CompletionRequest("a", max_tokens=600))
+            await anext(pieces)
+            first = daemon.find()
+            assert first is not None
+            monkeypatch.setattr("codellama.__version__", "9.0")
+            await new_client.complete(SHORT)
+            assert daemon.find() == first
+            await pieces.aclose()
+            while await asyncio.to_thread(waiting, first):
+                await asyncio.sleep(0.01)
+            await newest.complete(SHORT)
+            second = daemon.find()
+            assert second is not None
+            assert second.pid != first.pid
+            assert (own_server / "serve-1.sock").exists()
+            # The server itself is of this release: what is published is what it says.
+            assert second.version == first.version
+
+    asyncio.run(asyncio.wait_for(scenario(), HUNG))
+
+
+def test_an_older_protocols_server_is_ended(own_server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is wanted for the new one; files of servers that are gone, or newer, are left alone."""
+
+    async def scenario() -> None:
+        async with ModelClient(PLAIN) as old_client:
+            await old_client.complete(SHORT)
+            old = daemon.find()
+            assert old is not None
+        monkeypatch.setattr(daemon, "PROTOCOL", 2)
+        (own_server / "serve-3.json").write_text((own_server / "serve-1.json").read_text())
+        (own_server / "serve-0.json").write_text("{}")
+        assert [address.pid for address in daemon.outdated()] == [old.pid]
+        daemon.end(old)
+        assert daemon.outdated() == []
+        assert (own_server / "serve-3.json").exists()
+
+    asyncio.run(asyncio.wait_for(scenario(), HUNG))
+
+
 def test_an_idle_server_leaves(own_server: Path, wait_until: Callable[..., None]) -> None:
     """It ends by itself and takes its files along; what lay there before does not confuse it."""
     (own_server / "serve-1.json").write_text("{ damaged")
@@ -123,7 +177,7 @@ def test_an_idle_server_leaves(own_server: Path, wait_until: Callable[..., None]
     (own_server / "serve-1.sock").write_text("not a socket")
 
     async def once() -> int:
-        async with ModelClient(ServeSettings(idle_minutes=0.02)) as client:
+        async with ModelClient(ServeSettings(quantize="none", idle_minutes=0.02)) as client:
             await client.complete(SHORT)
         address = daemon.find()
         return address.pid if address else 0
@@ -142,7 +196,7 @@ def test_a_long_runtime_path_means_loopback(home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
 
     async def scenario() -> None:
-        async with ModelClient() as client:
+        async with ModelClient(PLAIN) as client:
             await client.complete(SHORT)
 
     try:

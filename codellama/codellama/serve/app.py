@@ -8,8 +8,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from codellama.runtime.errors import InvalidRequest, ServerBusy
 from codellama.runtime.records import Piece, Request, Result
 from codellama.serve import api, embeddings
 from codellama.serve.answers import InfillShape, OpenAIShape, Shape
+from codellama.serve.api import ModelInfo
 from codellama.serve.body import decode
 from codellama.serve.metrics import CONTENT_TYPE, Metrics
 from codellama.serve.options import Options, read_options, varied
@@ -104,12 +105,10 @@ class App:
         return JSONResponse(facts)
 
     async def models(self, _: HttpRequest) -> Response:
-        data = [
-            # Other servers' names for the context beside ours.
-            {"id": m.name, "object": "model", "owned_by": "codellama", "max_model_len": m.max_context}
-            | asdict(m)
-            for m in self.worker.models.infos()
-        ]
+        """Those in memory with all that is known of them; those of a role that are not, by name."""
+        loaded = {info.name: info for info in self.worker.models.infos()}
+        names = dict.fromkeys([*loaded, *self.worker.models.roles.values()])
+        data = [_listed(name, loaded.get(name)) for name in names]
         return JSONResponse({"object": "list", "data": data})
 
     async def show_metrics(self, _: HttpRequest) -> Response:
@@ -123,19 +122,16 @@ class App:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise InvalidRequest("texts is no list of texts.")
         model = self.worker.models.name(read_options(body).model, "completion")
-        ids = await self.worker.tokenize(model, texts)
+        with self._at_work():
+            ids = await self.worker.tokenize(model, texts)
         if body.get("counts"):
             return JSONResponse({"counts": [len(each) for each in ids]})
         return JSONResponse({"tokens": ids[0] if "content" in body and single else ids})
 
     async def embeddings(self, http: HttpRequest) -> Response:
         request = embeddings.read_request(await _body(http))
-        self.busy += 1
-        try:
+        with self._at_work():
             vectors = await self.worker.embed(request.model, request.input, request.question)
-        finally:
-            self.busy -= 1
-            self.last_used = time.monotonic()
         return JSONResponse(embeddings.answer_body(request, vectors.tolist()))
 
     async def infill(self, http: HttpRequest) -> Response:
@@ -154,7 +150,8 @@ class App:
         """Runs `request`; streamed as server-sent events if that is asked for, else whole."""
         options = read_options(body)
         model = self.worker.models.name(options.model, role)
-        await self.worker.load(model)  # so that errors of loading come before a stream begins
+        with self._at_work():
+            await self.worker.load(model)  # so that errors of loading come before a stream begins
         info = self.worker.models.info(model)
         shape: Shape
         if http.url.path == "/infill":
@@ -194,11 +191,20 @@ class App:
                 raise
             yield f"data: {json.dumps(api.error_body(error))}\n\n"
 
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """The process is in use while the block lasts."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
+            self.last_used = time.monotonic()
+
     async def _observed(self, call: Call, request: Request) -> AsyncGenerator[Piece | Result, None]:
         """What the worker yields; everything that the metrics and the log tell is seen here."""
         arrived = time.monotonic()
         outcome, spoke = "gone", False
-        self.busy += 1
 
         def since() -> float:
             return time.monotonic() - arrived
@@ -211,23 +217,22 @@ class App:
                 call.client,
                 lambda: self.metrics.began(call.route, since()),
             )
-            async with aclosing(run) as stream:
-                async for item in stream:
-                    if isinstance(item, Result):
-                        outcome = item.finish_reason
-                        self.metrics.computed(call.client, item)
-                        yield _without_answer(item) if call.options.only_prompt else item
-                    elif not call.options.only_prompt:
-                        if not spoke:
-                            spoke = True
-                            self.metrics.spoke(call.route, since())
-                        yield item
+            with self._at_work():
+                async with aclosing(run) as stream:
+                    async for item in stream:
+                        if isinstance(item, Result):
+                            outcome = item.finish_reason
+                            self.metrics.computed(call.client, item)
+                            yield _without_answer(item) if call.options.only_prompt else item
+                        elif not call.options.only_prompt:
+                            if not spoke:
+                                spoke = True
+                                self.metrics.spoke(call.route, since())
+                            yield item
         except errors.CodellamaError as error:
             outcome = type(error).__name__
             raise
         finally:
-            self.busy -= 1
-            self.last_used = time.monotonic()
             self.metrics.ended(call.route, call.client, outcome, since())
             if self._log_requests:
                 logging.info("%s %s %s %.0f ms", call.client, call.route, outcome, 1000 * since())
@@ -237,6 +242,12 @@ class App:
         retry = self.worker.admission.retry_after_s()
         headers = {"retry-after": str(retry)} if isinstance(error, ServerBusy) else None
         return JSONResponse(api.error_body(error), status, headers)
+
+
+def _listed(name: str, info: ModelInfo | None) -> dict[str, Any]:
+    entry = {"id": name, "object": "model", "owned_by": "codellama"}
+    # vLLM's name for the context beside ours.
+    return entry | asdict(info) | {"max_model_len": info.max_context} if info else entry
 
 
 async def _body(http: HttpRequest) -> dict[str, Any]:

@@ -1,17 +1,21 @@
 """What everyone else imports to use a model: asks the server over HTTP, starting it on demand.
 
 Never imports torch. Cancelling a call closes its connection, and the server then stops the work. A
-request whose server dies is sent once more, to a fresh one.
+request whose server dies is sent once more, to a fresh one. Where the model's name is a URL, the server
+there is asked instead, in whichever way it understands (see `remote`).
 """
 
 import asyncio
 import json
+import os
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from codellama.runtime.errors import ServerError, Unauthorized
+from codellama.runtime.errors import InfillUnsupported, InvalidRequest, ServerError
 from codellama.runtime.records import (
     CompletionRequest,
     InfillRequest,
@@ -20,10 +24,13 @@ from codellama.runtime.records import (
 )
 from codellama.serve import api, daemon, embeddings
 from codellama.serve.api import ModelInfo
-from codellama.serve.daemon import ServeSettings
+from codellama.serve.daemon import Address, ServeSettings
+from codellama.serve.remote import Refusal, Remote, Way, is_remote
 
 if TYPE_CHECKING:
     import httpx
+
+_JSON = {"Content-Type": "application/json"}
 
 __all__ = ["ModelClient", "ModelInfo", "ServeSettings"]
 
@@ -34,6 +41,10 @@ class ModelClient:
     def __init__(self, settings: ServeSettings | None = None) -> None:
         self.settings = settings or ServeSettings()
         self._http: httpx.AsyncClient | None = None
+        self._connecting = asyncio.Lock()
+        named = self.settings.model
+        self._remote = Remote(named, self.settings.tokenizer) if is_remote(named) else None
+        self._name = secrets.token_hex(8)  # sets it apart from this user's other clients, nothing more
 
     async def __aenter__(self) -> "ModelClient":
         return self
@@ -44,55 +55,89 @@ class ModelClient:
         await self.aclose()
 
     async def infill(
-        self, request: InfillRequest, *, model: str | None = None, deadline_s: float | None = None
+        self,
+        request: InfillRequest,
+        *,
+        model: str | None = None,
+        deadline_s: float | None = None,
+        session: str = "",
+        within_s: float | None = None,
     ) -> Result:
-        """Fills the gap; raises the runtime's errors, ServerError, or TimeoutError at the deadline."""
-        return await self._run(request, model, deadline_s)
+        """Fills the gap; raises the runtime's errors, ServerError, or TimeoutError at the deadline.
+
+        `session` names the document: a newer request of this client for the same one supersedes the older,
+        whose result is `cancelled`. After `within_s` the server answers with what it has, `cancelled` too.
+        """
+        options: dict[str, Any] = {"session": session} if session else {}
+        if within_s is not None:
+            options["deadline_ms"] = 1000 * within_s
+        return await self._run(request, model, deadline_s, options)
 
     async def complete(
         self, request: CompletionRequest, *, model: str | None = None, deadline_s: float | None = None
     ) -> Result:
         """Continues a prompt; raises as `infill` does."""
-        return await self._run(request, model, deadline_s)
+        return await self._run(request, model, deadline_s, {})
 
     async def stream(self, request: Request, *, model: str | None = None) -> AsyncGenerator[str, None]:
         """Pieces of text as they are generated; closing the iterator cancels the work."""
-        path, body = api.request_body(request)
-        content = api.encode(body | {"model": model or self.settings.model, "stream": True})
-        for attempt in (1, 2):
-            begun = False
-            try:
-                async with aclosing(self._pieces(path, content)) as pieces:
-                    async for piece in pieces:
-                        begun = True
-                        yield piece
-                return
-            except _Gone as error:
-                await self.aclose()
-                if begun or attempt == 2:  # what was given cannot be taken back
-                    raise error.final() from error
+        for way in await self._ways(request):
+            path, body = self._sent(way, request, model)
+            content = api.encode(body | {"stream": True})
+            for attempt in (1, 2):
+                begun = False
+                try:
+                    async with aclosing(self._pieces(path, content)) as pieces:
+                        async for piece in pieces:
+                            begun = True
+                            yield piece
+                    if self._remote is not None:
+                        self._remote.took(way)
+                    return
+                except Refusal as refusal:
+                    self._check(way, refusal)
+                    break
+                except _Gone as error:
+                    await self.aclose()
+                    if begun or attempt == 2:  # what was given cannot be taken back
+                        raise self._final(error) from error
+        raise self._no_way()
 
     async def tokenize(self, texts: list[str], *, model: str | None = None) -> list[list[int]]:
-        """Ids of each text, without BOS."""
+        """Ids of each text, without BOS; raises InvalidRequest where the server is not ours."""
+        if self._remote is not None:
+            raise InvalidRequest(f"{self._remote.url} is not asked for tokens: they are for our own server.")
         body = {"texts": texts, "model": model or self.settings.model}
-        answer = await self._ask("POST", "/tokenize", body)
+        answer = await self._asked("POST", "/tokenize", api.encode(body))
         tokens: list[list[int]] = answer["tokens"]
         return tokens
 
     async def embed(self, texts: Sequence[str], *, model: str, question: bool = False) -> list[list[float]]:
-        """A vector of each text; `model` is a folder or hub id of sentence-transformers."""
+        """A vector of each text; `model` is a folder or hub id of sentence-transformers.
+
+        Raises InvalidRequest where the server is not ours: whole repositories are not for it to read.
+        """
+        if self._remote is not None:
+            raise InvalidRequest(
+                f"{self._remote.url} is not asked for embeddings: name a model that is here."
+            )
         asked = embeddings.EmbeddingRequest(model, tuple(texts), question, "base64")
         body = embeddings.request_body(asked)
-        return embeddings.read_answer(await self._ask("POST", "/v1/embeddings", body))
+        return embeddings.read_answer(await self._asked("POST", "/v1/embeddings", api.encode(body)))
 
     async def models(self) -> tuple[ModelInfo, ...]:
-        """The models in the server's memory."""
-        answer = await self._ask("GET", "/v1/models", None)
+        """The models in the server's memory; of another server, the one that is asked."""
+        answer = await self._asked("GET", "/v1/models", None)
+        if self._remote is not None:
+            return (self._remote.read_models(answer),)
         names = ModelInfo.__dataclass_fields__
-        return tuple(ModelInfo(**{k: v for k, v in m.items() if k in names}) for m in answer["data"])
+        loaded = [model for model in answer["data"] if "max_context" in model]
+        return tuple(ModelInfo(**{k: v for k, v in model.items() if k in names}) for model in loaded)
 
     async def model(self, name: str | None = None) -> ModelInfo:
         """Facts of one model, which is loaded for it."""
+        if self._remote is not None:
+            return (await self.models())[0]
         wanted = name or self.settings.model
         await self.tokenize([""], model=wanted)
         return next(info for info in await self.models() if info.name == wanted)
@@ -103,15 +148,67 @@ class ModelClient:
             await self._http.aclose()
             self._http = None
 
-    async def _run(self, request: Request, model: str | None, deadline_s: float | None) -> Result:
-        path, body = api.request_body(request)
-        body["model"] = model or self.settings.model
+    async def _run(
+        self, request: Request, model: str | None, deadline_s: float | None, options: dict[str, Any]
+    ) -> Result:
         async with asyncio.timeout(deadline_s):
-            return api.read_result(await self._ask("POST", path, body))
+            for way in await self._ways(request):
+                path, body = self._sent(way, request, model)
+                try:
+                    ours = options if way in ("infill", "ours") else {}
+                    answer = await self._ask("POST", path, api.encode(body | ours))
+                except Refusal as refusal:
+                    self._check(way, refusal)
+                    continue
+                if self._remote is None:
+                    return api.read_result(answer)
+                self._remote.took(way)
+                return self._remote.result(answer)
+        raise self._no_way()
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    async def _ways(self, request: Request) -> list[Way]:
+        """How to ask, in the order to try."""
+        if self._remote is None:
+            return ["ours"]
+        if not self._remote.asked:
+            await self.models()
+        return self._remote.ways(request)
+
+    def _sent(self, way: Way, request: Request, model: str | None) -> tuple[str, dict[str, Any]]:
+        """Route and body."""
+        if self._remote is not None:
+            return self._remote.sent(way, request)
+        path, body = api.request_body(request)
+        return path, body | {"model": model or self.settings.model, "user": self._name}
+
+    def _check(self, way: Way, refusal: Refusal) -> None:
+        """Returns where another way may work; else raises the error that it means."""
+        if self._remote is None:
+            raise api.read_error(refusal.body) from refusal
+        if not self._remote.lacks(way, refusal):
+            raise self._remote.error(refusal) from refusal
+
+    def _no_way(self) -> InfillUnsupported:
+        assert self._remote is not None, "our own server knows the one way there is"
+        return self._remote.no_way()
+
+    def _final(self, gone: "_Gone") -> ServerError:
+        if self._remote is None:
+            return ServerError(
+                f"The model server ended while it was asked ({gone}): see {daemon.log_file()}."
+            )
+        return ServerError(f"The server at {self._remote.url} cannot be reached ({gone}): see that it runs.")
+
+    async def _asked(self, method: str, path: str, content: bytes | None) -> dict[str, Any]:
+        """As `_ask`; a refusal is raised as the error that it means."""
+        try:
+            return await self._ask(method, path, content)
+        except Refusal as refusal:
+            self._check("plain", refusal)
+            raise
+
+    async def _ask(self, method: str, path: str, content: bytes | None) -> dict[str, Any]:
         """One request and its JSON answer; sent once more where the server died under it."""
-        content = None if body is None else api.encode(body)
         for attempt in (1, 2):
             try:
                 async with self._exchange(method, path, content) as response:
@@ -119,7 +216,7 @@ class ModelClient:
             except _Gone as error:
                 await self.aclose()
                 if attempt == 2:
-                    raise error.final() from error
+                    raise self._final(error) from error
                 continue
             if isinstance(answer, dict):
                 return answer
@@ -132,7 +229,11 @@ class ModelClient:
                 if line.startswith("data: {"):
                     event = json.loads(line.removeprefix("data: "))
                     if "error" in event:
-                        raise api.read_error(event)
+                        raise (
+                            api.read_error(event)
+                            if self._remote is None
+                            else self._remote.error(Refusal(response.status_code, event))
+                        )
                     if piece := _piece(event):
                         yield piece
 
@@ -140,18 +241,22 @@ class ModelClient:
     async def _exchange(
         self, method: str, path: str, content: bytes | None
     ) -> AsyncGenerator["httpx.Response", None]:
-        """A response of status 200, to be read; raises the server's error, or _Gone where it is gone."""
+        """A response of status 200, to be read; raises Refusal for others, _Gone where the server is gone."""
         import httpx
 
         known = self._http is not None
         try:
             http = await self._connected()
-            async with http.stream(method, path, content=content) as response:
+            async with http.stream(method, path, content=content, headers=_JSON) as response:
                 if response.status_code != 200:
-                    error = api.read_error(_json(await response.aread()))
-                    if known and isinstance(error, Unauthorized):
+                    refusal = Refusal(response.status_code, _json(await response.aread()))
+                    if self._remote is None and known and refusal.status == 401:
                         raise _Gone("another one has taken its place")  # with a token of its own
-                    raise error
+                    if (
+                        self._remote is None and refusal.body is None
+                    ):  # only a server that ends speaks no JSON
+                        raise _Gone("it was ending")
+                    raise refusal
                 yield response
         except (httpx.TransportError, OSError) as error:
             raise _Gone(str(error) or type(error).__name__) from error
@@ -159,31 +264,67 @@ class ModelClient:
     async def _connected(self) -> "httpx.AsyncClient":
         import httpx
 
-        if self._http is None:
-            address = await daemon.ensure(self.settings)
-            transport = httpx.AsyncHTTPTransport(uds=address.uds or None)
-            self._http = httpx.AsyncClient(
-                transport=transport,
-                base_url=address.url,
-                headers={"Authorization": f"Bearer {address.token}"},
+        async with self._connecting:
+            if self._http is None and self._remote is not None:
+                self._http = _to_remote(self._remote.url, self.settings.key_file)
+            elif self._http is None:
+                await _retire_outdated()
                 # A model may take long to load or to answer; connecting to a local server may not.
-                timeout=httpx.Timeout(None, connect=10.0),
-                trust_env=False,
-            )
-        return self._http
+                self._http = _http(await daemon.ensure(self.settings), httpx.Timeout(None, connect=10.0))
+            return self._http
+
+
+async def _retire_outdated() -> None:
+    """Ends servers of older releases that nobody uses; one that is at work goes on until it is idle."""
+    import httpx
+
+    for address in await asyncio.to_thread(daemon.outdated):
+        try:
+            async with _http(address, 2.0) as http:
+                busy = (await http.get("/health")).json()["busy"]
+        except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
+            busy = None  # it speaks otherwise, or not at all: when idle it leaves by itself
+        if busy == 0:
+            await asyncio.to_thread(daemon.end, address)
+
+
+def _http(address: Address, timeout: "httpx.Timeout | float") -> "httpx.AsyncClient":
+    import httpx
+
+    return httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(uds=address.uds or None),
+        base_url=address.url,
+        headers={"Authorization": f"Bearer {address.token}"},
+        timeout=timeout,
+        trust_env=False,
+    )
+
+
+def _to_remote(url: str, key_file: str) -> "httpx.AsyncClient":
+    """A client of the server that the user named, and of no other: redirects are not followed."""
+    import httpx
+
+    key = os.environ.get("CODELLAMA_TOKEN", "")
+    if not key and key_file:
+        try:
+            key = Path(key_file).expanduser().read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(
+                f"The key file {key_file} cannot be read ({error}): set engine.key_file."
+            ) from error
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = httpx.Timeout(None, connect=10.0)
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False)
 
 
 class _Gone(Exception):
     """The server went away under a request; where it can be sent again, a fresh server gets it."""
 
-    def final(self) -> ServerError:
-        return ServerError(f"The model server ended while it was asked ({self}): see {daemon.log_file()}.")
-
 
 def _piece(event: dict[str, Any]) -> str:
     if "choices" not in event:
         return str(event.get("content", ""))
-    choice = event["choices"][0]
+    choice = event["choices"][0] if event["choices"] else {}
     return str(choice.get("text") or choice.get("delta", {}).get("content") or "")
 
 

@@ -8,6 +8,7 @@ different releases never meet. A lock elects the one client that starts a server
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,10 +16,12 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+import codellama
 from codellama.runtime.errors import (
     CheckpointError,
     CodellamaError,
@@ -30,6 +33,7 @@ from codellama.serve.api import PROTOCOL
 
 # A Unix socket's path holds 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH = 100
+_LARGEST_LOG = 4_000_000  # bytes, beyond which a new server begins a new one
 
 # The servers that this process started: they outlive it, and are waited for here once they ended.
 _started: list[subprocess.Popen[bytes]] = []
@@ -37,15 +41,23 @@ _started: list[subprocess.Popen[bytes]] = []
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """How a server is started; a running one keeps what it was started with."""
+    """How a server is started; a running one keeps what it was started with.
+
+    Where `model` is a URL nothing is started, and of the others `tokenizer` (a model on this machine that has
+    the same one) and `key_file` (what to authorise with) count.
+    """
 
     model: str = "pocket"
+    chat_model: str = ""  # where conversations are for another
     device: str = "auto"
     dtype: str = "auto"
     quantize: str = "auto"
     max_context: int = 0
+    memory_gb: float = 0.0  # what the weights of all models may take; 0: what is free
     idle_minutes: float = 15.0
     start_timeout_s: float = 90.0
+    tokenizer: str = ""
+    key_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,7 @@ class Address:
     token: str
     pid: int
     model: str
+    version: str = ""
 
     @property
     def url(self) -> str:
@@ -72,6 +85,7 @@ class ServerStatus:
     pid: int
     address: str
     model: str
+    version: str
     token_file: str
     log_file: str
 
@@ -111,16 +125,19 @@ def log_file() -> Path:
 
 def find() -> Address | None:
     """The address that a server published, whose process is alive; it may still be starting."""
-    folder = runtime_folder()
-    try:
-        state = json.loads((folder / f"serve-{PROTOCOL}.json").read_text(encoding="utf-8"))
-        token = os.environ.get("CODELLAMA_TOKEN") or (folder / f"token-{PROTOCOL}").read_text("utf-8")
-        address = Address(
-            state["uds"], state["host"], state["port"], token.strip(), state["pid"], state["model"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return address if _alive(address.pid) and _connects(address) else None
+    address = _published(PROTOCOL)
+    return address if address is not None and _runs(address) else None
+
+
+def outdated() -> list[Address]:
+    """Running servers of older releases: of an older protocol, or of this one and an older version."""
+    numbers = [state.stem.removeprefix("serve-") for state in runtime_folder().glob("serve-*.json")]
+    older = []
+    for protocol in (int(number) for number in numbers if number.isdigit() and int(number) <= PROTOCOL):
+        address = _published(protocol)
+        if address is not None and (protocol < PROTOCOL or _is_older(address.version)) and _runs(address):
+            older.append(address)
+    return older
 
 
 def status() -> ServerStatus | None:
@@ -129,7 +146,8 @@ def status() -> ServerStatus | None:
     if address is None:
         return None
     token = str(runtime_folder() / f"token-{PROTOCOL}")
-    return ServerStatus(address.pid, address.uds or address.url, address.model, token, str(log_file()))
+    where = address.uds or address.url
+    return ServerStatus(address.pid, where, address.model, address.version, token, str(log_file()))
 
 
 def stop(timeout_s: float = 30.0) -> bool:
@@ -137,13 +155,19 @@ def stop(timeout_s: float = 30.0) -> bool:
     address = find()
     if address is None:
         return False
-    os.kill(address.pid, signal.SIGTERM)
+    end(address, timeout_s)
+    return True
+
+
+def end(address: Address, timeout_s: float = 30.0) -> None:
+    """Ends a server and waits until it is gone; raises ServerError where it stays."""
+    with suppress(ProcessLookupError):
+        os.kill(address.pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout_s
     while _alive(address.pid):
         if time.monotonic() > deadline:
             raise ServerError(f"The model server (process {address.pid}) does not end: kill that process.")
         time.sleep(0.02)
-    return True
 
 
 async def ensure(settings: ServeSettings) -> Address:
@@ -161,7 +185,7 @@ def publish(listener: socket.socket, token: str, model: str) -> list[Path]:
     name = listener.getsockname()
     unix = isinstance(name, str)
     host, port = ("", 0) if unix else (name[0], name[1])
-    address = Address(name if unix else "", host, port, "", os.getpid(), model)
+    address = Address(name if unix else "", host, port, "", os.getpid(), model, codellama.__version__)
     state = {k: v for k, v in asdict(address).items() if k != "token"}
     files = [folder / f"token-{PROTOCOL}", folder / f"serve-{PROTOCOL}.json"]
     try:
@@ -205,6 +229,7 @@ def command(settings: ServeSettings) -> list[str]:
     parts += ["--device", settings.device, "--dtype", settings.dtype]
     parts += ["--quantize", settings.quantize]
     parts += ["--max-context", str(settings.max_context), "--idle-minutes", str(settings.idle_minutes)]
+    parts += ["--chat-model", settings.chat_model, "--memory-gb", str(settings.memory_gb)]
     return parts
 
 
@@ -213,6 +238,7 @@ def _start(settings: ServeSettings) -> Address:
     path = runtime_folder() / f"serve-{PROTOCOL}.sock"
     if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         arguments += ["--uds", str(path)]
+    _rotate(log_file())
     with log_file().open("ab") as log:
         began = log.tell()
         process = _spawn(arguments, log)
@@ -257,10 +283,42 @@ def _failure(log: str) -> CodellamaError:
     return ServerError(f"The model server ended while starting: see {log_file()}.")
 
 
+def _rotate(log: Path) -> None:
+    """Keeps one earlier log; nobody writes to it any more, since no server runs."""
+    with suppress(OSError):
+        if log.stat().st_size > _LARGEST_LOG:
+            log.replace(log.with_suffix(".log.1"))
+
+
 def _log_since(place: int) -> str:
     with log_file().open("rb") as log:
         log.seek(place)
         return log.read(100_000).decode("utf-8", "replace")
+
+
+def _published(protocol: int) -> Address | None:
+    """What a server of that protocol has published, be it gone or not."""
+    folder = runtime_folder()
+    try:
+        state = json.loads((folder / f"serve-{protocol}.json").read_text(encoding="utf-8"))
+        token = os.environ.get("CODELLAMA_TOKEN") or (folder / f"token-{protocol}").read_text("utf-8")
+        version = str(state.get("version", ""))
+        where = state["uds"], state["host"], state["port"]
+        return Address(*where, token.strip(), state["pid"], state["model"], version)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _runs(address: Address) -> bool:
+    return _alive(address.pid) and _connects(address)
+
+
+def _is_older(version: str) -> bool:
+    return _numbers(version) < _numbers(codellama.__version__)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _write_private(path: Path, text: str) -> None:

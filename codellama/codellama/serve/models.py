@@ -8,7 +8,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +71,11 @@ class Models:
     def name(self, asked: str, role: str) -> str:
         """The model that a request means: by name, by role, or where it names none by what it wants."""
         return self._roles.get(asked or role) or asked or self._roles["completion"]
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """The model of each role."""
+        return self._roles
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """What is in memory now."""
