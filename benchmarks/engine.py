@@ -3,27 +3,32 @@
 Two Llamas of random weights (40 and 11 million parameters) whose answers never end by themselves. Each
 figure is the best of several rounds, the sides taking turns, since other work on the machine only ever
 slows a round down; read the ratios before the absolute numbers. llama.cpp is asked through its low-level
-decode with two threads; sampling, which that leaves out, is in our figures.
+decode with two threads; sampling, which that leaves out, is in our figures. `--section` runs a part and
+writes `results/engine-SECTION`.
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
+import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from benchmarks import report
 from benchmarks.report import Figure
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codellama.runtime import Engine, load_engine
-from codellama.runtime.records import CompletionRequest, InfillRequest, Sampling
+from codellama.runtime.records import CompletionRequest, InfillRequest, Request, Result, Sampling
 from codellama.runtime.weights.convert import convert
 
 THREADS = 2
@@ -35,21 +40,28 @@ def main() -> None:
     """Measures and writes `results/engine`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--section", choices=("speed", "speculation", "requests", "pocket"))
+    arguments = parser.parse_args()
+    rounds, section = arguments.rounds, arguments.section
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         large, small = Path(folder) / "40m", Path(folder) / "11m"
         write_model(large, dim=512, layers=10, vocabulary=8192)
         write_model(small, dim=320, layers=6, vocabulary=8192)
-        figures = [
-            *against_peers(large, rounds),
-            *infill(large, "40M", rounds, cold_ms=300, warm_ms=120),
-            *infill(small, "11M", rounds, cold_ms=120, warm_ms=60),
-            *speculation(large, rounds),
-            *pocket(rounds),
-        ]
+        figures: list[Figure] = []
+        if section in (None, "speed"):
+            figures += against_peers(large, rounds)
+            figures += infill(large, "40M", rounds, cold_ms=300, warm_ms=120)
+            figures += infill(small, "11M", rounds, cold_ms=120, warm_ms=60)
+        if section in (None, "speculation"):
+            figures += speculation(large, rounds)
+        if section in (None, "requests"):
+            figures += a_thousand(small)
+        if section in (None, "pocket"):
+            figures += pocket(rounds)
     load = f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores at the end"
-    print(report.write("engine", figures, ("torch", "transformers", "llama_cpp_python"), {"note": load}))
+    name = f"engine-{section}" if section else "engine"
+    print(report.write(name, figures, ("torch", "transformers", "llama_cpp_python"), {"note": load}))
 
 
 def write_model(folder: Path, dim: int, layers: int, vocabulary: int) -> None:
@@ -82,6 +94,7 @@ def best(rounds: int, *sides: Callable[[], float]) -> list[float]:
 def against_peers(folder: Path, rounds: int) -> list[Figure]:
     """Decode and prefill beside llama.cpp at the same bits, decode beside transformers."""
     engine = load_engine(str(folder), device="cpu", quantize="int8")
+    plain = load_engine(str(folder), device="cpu", quantize="int8", kernels="torch")
     gguf = folder.parent / "model.gguf"
     convert(folder, gguf, "q8_0")
     peer = LlamaCpp(gguf)
@@ -89,7 +102,7 @@ def against_peers(folder: Path, rounds: int) -> list[Figure]:
     ids = engine.tokenizer.encode(_CODE)[:PROMPT]
     steps = 48
 
-    def ours() -> float:
+    def ours(engine: Engine = engine) -> float:
         # Not greedy, so that no draft is looked up: every token is a step of its own.
         request = CompletionRequest("def f(", steps, Sampling(temperature=1.0, seed=0))
         return engine.run(request).stats.decode_s / steps
@@ -108,7 +121,7 @@ def against_peers(folder: Path, rounds: int) -> list[Figure]:
 
     chance = iter(range(10**6))
 
-    def our_prefill() -> float:
+    def our_prefill(engine: Engine = engine) -> float:
         first = next(chance)  # a prompt that no cache has seen
         text = f"# {first}\n" + engine.tokenizer.decode(ids)
         result = engine.run(CompletionRequest(text, 1))
@@ -117,9 +130,15 @@ def against_peers(folder: Path, rounds: int) -> list[Figure]:
     def their_prefill() -> float:
         return peer.prefill(ids) / len(ids)
 
-    step, peer_step, reference_step = best(rounds, ours, theirs, transformers)
-    block, peer_block = best(rounds, our_prefill, their_prefill)
+    step, peer_step, reference_step, plain_step = best(
+        rounds, ours, theirs, transformers, lambda: ours(plain)
+    )
+    block, peer_block, plain_block, product = best(
+        rounds, our_prefill, their_prefill, lambda: our_prefill(plain), _product
+    )
     peer.close()
+    weights, read = _weights(engine), _read_seconds(rounds, _weights(engine))
+    operations = 2 * (weights - engine.config.vocab_size * engine.config.dim)  # one position has logits
     return [
         Figure("40M decode, int8", 1 / step, "tokens/s"),
         Figure("llama.cpp decode, Q8_0", 1 / peer_step, "tokens/s", note="two threads, as built from source"),
@@ -129,7 +148,43 @@ def against_peers(folder: Path, rounds: int) -> list[Figure]:
         Figure("40M prefill, int8", 1 / block, "tokens/s"),
         Figure("llama.cpp prefill, Q8_0", 1 / peer_block, "tokens/s"),
         _ratio("prefill against llama.cpp", peer_block / block, 2.0),
+        Figure("40M decode by torch's kernels", 1 / plain_step, "tokens/s", note="without a compiler"),
+        Figure("40M prefill by torch's kernels", 1 / plain_block, "tokens/s"),
+        Figure(
+            "reading so many bytes", weights / read / 1e9, "GB/s", note="two threads, a copy of the weights"
+        ),
+        Figure("decode, share of that reading", read / step, "x"),
+        Figure("bfloat16 matrix rate", 1 / product / 1e9, "GFLOP/s", note="torch, 2048 x 2048"),
+        Figure("prefill, share of that rate", operations / block * product, "x"),
     ]
+
+
+def _weights(engine: Engine) -> int:
+    """Bytes of int8 weights that a step reads, about one for each."""
+    config = engine.config
+    layer = config.dim * (2 * config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    return config.n_layers * (layer + 3 * config.dim * config.ffn_dim) + config.vocab_size * config.dim
+
+
+def _read_seconds(rounds: int, nbytes: int) -> float:
+    """Seconds to read so many bytes once, all cores at it, again and again as a step does."""
+    data = torch.ones(nbytes // 4)
+
+    def read() -> float:
+        began = time.perf_counter()
+        for _ in range(5):
+            data.sum()
+        return (time.perf_counter() - began) / 5
+
+    return best(rounds, read)[0]
+
+
+def _product() -> float:
+    """Seconds for one operation of a large bfloat16 product."""
+    a = torch.ones(2048, 2048, dtype=torch.bfloat16)
+    began = time.perf_counter()
+    a @ a
+    return (time.perf_counter() - began) / (2 * 2048**3)
 
 
 def _ratio(name: str, value: float, goal: float) -> Figure:
@@ -169,31 +224,105 @@ def _under(name: str, value: float, goal: float, unit: str = "ms") -> Figure:
 
 
 def speculation(folder: Path, rounds: int) -> list[Figure]:
-    """Drafts by prompt lookup against none, after a text that repeats itself and after code.
+    """Drafts by prompt lookup against none: on an answer that repeats its input, and on code that does not.
 
-    A random model that chooses greedily soon repeats itself after either, so what drafts cost where nothing
-    repeats is not measured here.
+    The first is a random model's, which soon repeats itself; the second are the pocket model's completions
+    at places in this repository, greedy as an editor asks for them.
     """
     from codellama.runtime.speculate import PromptLookup
 
-    engine = load_engine(str(folder), device="cpu", quantize="int8")
     draft = PromptLookup.draft
 
-    def run(prompt: str, drafts: bool) -> float:
+    def run(engine: Engine, requests: list[Request], drafts: bool) -> float:
         PromptLookup.draft = draft if drafts else lambda self, most=8: []  # type: ignore[method-assign]
-        return engine.run(CompletionRequest(prompt, 96)).stats.decode_s
+        results = [engine.run(request) for request in requests]
+        return sum(result.stats.decode_s for result in results)
 
+    repeating = load_engine(str(folder), device="cpu", quantize="int8")
+    pocket = load_engine("pocket", device="cpu", quantize="int8")
+    places = [n for n, line in enumerate(_CODE.splitlines()) if line.startswith("    ") and len(line) > 20][
+        ::12
+    ]
+    lines = _CODE.splitlines(keepends=True)
+    code: list[Request] = [
+        InfillRequest("".join(lines[:n])[-1200:] + lines[n][:8], "".join(lines[n + 1 :])[:400], (), 24)
+        for n in places
+    ]
     figures = []
-    for name, prompt, goal in (
-        ("repeating text", "x = 1\n" * 40, 1.5),
-        ("an answer to code", _CODE[:400], 0.95),
+    for name, engine, requests, goal in (
+        ("repeating text", repeating, [CompletionRequest("x = 1\n" * 40, 96)], 1.5),
+        ("completions in this file", pocket, code, 0.95),
     ):
         with_drafts, without = best(
-            rounds, lambda text=prompt: run(text, True), lambda text=prompt: run(text, False)
+            rounds,
+            lambda engine=engine, requests=requests: run(engine, list(requests), True),
+            lambda engine=engine, requests=requests: run(engine, list(requests), False),
         )
         figures.append(_ratio(f"speculation on {name}", without / with_drafts, goal))
     PromptLookup.draft = draft  # type: ignore[method-assign]
     return figures
+
+
+def _after(steps: int) -> Callable[[], bool]:
+    """Asks to cancel once it has been asked so often."""
+    asked = iter(range(10**7))
+    return lambda: next(asked) >= steps
+
+
+def a_thousand(folder: Path) -> list[Figure]:
+    """A thousand requests from eight threads, a third of them cancelled: the answers of one by one."""
+    chance = random.Random(0)
+    requests: list[Request] = []
+    for n in range(1000):
+        start = chance.randrange(0, 3000, 50)
+        sampling = Sampling(temperature=chance.choice([0.0, 1.0]), seed=n)
+        prompt = _CODE[start : start + chance.choice([80, 300, 900])]
+        requests.append(CompletionRequest(prompt, chance.randint(1, 12), sampling))
+    engine = load_engine(str(folder), device="cpu", quantize="int8")
+    patience = {n: chance.randint(0, 8) for n in range(1000) if chance.random() < 0.33}
+    found: dict[int, Result] = {}
+    queue = list(range(1000))
+    before = psutil.Process().memory_info().rss
+
+    def work() -> None:
+        while queue:
+            with contextlib.suppress(IndexError):
+                n = queue.pop()
+                found[n] = engine.run(requests[n], _after(patience.get(n, 10**6)))
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - began
+    grown = psutil.Process().memory_info().rss - before - engine._sessions.nbytes
+    whole = [n for n in range(0, 1000, 5) if n not in patience]
+    alone = load_engine(str(folder), device="cpu", quantize="int8")
+    same = sum(alone.run(requests[n]).ids == found[n].ids for n in whole)
+    cancelled = sum(result.finish_reason == "cancelled" for result in found.values())
+    return [
+        Figure(
+            "requests answered or cancelled",
+            len(found),
+            "",
+            "1000",
+            len(found) == 1000,
+            f"{cancelled} cancelled",
+        ),
+        Figure(
+            "answers as one by one",
+            same / len(whole),
+            "",
+            "all",
+            same == len(whole),
+            f"of {len(whole)} looked at",
+        ),
+        Figure("requests left behind", engine._scheduler.jobs, "", "0", engine._scheduler.jobs == 0),
+        Figure("memory beside the caches", grown / 1e6, "MB"),
+        Figure("requests a second", 1000 / seconds, "1/s"),
+    ]
 
 
 _POCKET = """
@@ -206,7 +335,9 @@ from codellama.runtime import load_engine
 engine = load_engine("pocket", device="cpu", quantize="int8")
 loaded = time.perf_counter() - began
 engine.infill("def f(a):\\n    return ", "\\n", max_tokens=24)
-weights = sum(t.nbytes for t in [*engine._model.parameters(), *engine._model.buffers()])
+model = engine.model
+tensors = [] if hasattr(model, "weight_bytes") else [*model.parameters(), *model.buffers()]
+weights = sum(t.nbytes for t in tensors) or model.weight_bytes
 print(loaded, (rss() - before - weights - engine._sessions.nbytes) / 1e6)
 """
 

@@ -6,6 +6,7 @@ from any position.
 """
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,13 +17,14 @@ from codellama.runtime.config import ModelConfig
 from codellama.runtime.footprint import cache_bytes
 from codellama.runtime.linear import Int8Linear
 from codellama.runtime.model import Transformer
+from codellama.runtime.native_threads import ThreadCount
 
 # What native.c's vectors, and tiles of outputs and positions, divide by.
 _LANES, _OUTPUTS, _POSITIONS = 16, 32, 64
 # Queries that share scores' room.
 _QUERIES = 6
-# Rows of a pass: a longer one is run in pieces.
-_ROWS = 128
+# Rows of a pass: a longer one is run in pieces. Up to so few they are drafts or a batch.
+_ROWS, _FEW = 128, 16
 
 
 class _Linear(ctypes.Structure):
@@ -170,6 +172,8 @@ class NativeModel:
         self._pass.restype = None
         self._kept: list[Tensor] = []  # what the structures below point to
         self._threads = torch.get_num_threads()
+        # For single rows, for drafts and batches, for prompts.
+        self._teams = [ThreadCount(self._threads) for _ in range(3)]
         layers = (_Layer * self.config.n_layers)(*(self._layer(block) for block in model.layers))
         self._model = _Model(
             *(self.config.dim, self.config.n_layers, self.config.n_heads, self.config.n_kv_heads),
@@ -240,13 +244,16 @@ class NativeModel:
             *(count, wanted, numbers(*ids), numbers(*positions), pointers),
             *(cos.data_ptr(), sin.data_ptr()),
         )
+        team = self._teams[(count > 1) + (count > _FEW)]
+        threads, began = team.choose(), time.perf_counter()
         self._pass(
             ctypes.byref(self._model),
             ctypes.byref(batch),
             ctypes.c_void_p(logits.data_ptr()),
             ctypes.byref(self._workspace),
-            ctypes.c_int64(self._threads),
+            ctypes.c_int64(threads),
         )
+        team.took((time.perf_counter() - began) / count)
         return logits[:, : self.config.vocab_size]
 
     def _keep(self, tensor: Tensor) -> int:
