@@ -158,6 +158,8 @@ def test_prompts_are_built_from_ids() -> None:
 def test_nothing_leaves_the_machine() -> None:
     """Only serve.client speaks HTTP, to an address that the daemon published or the user's settings name."""
     assert importers("httpx", "requests", "urllib.request", "http.client") == {"codellama.serve.client"}
+    assert importers("huggingface_hub") == {"codellama.serve.download"}  # which `models pull` alone uses
+    assert importers("codellama.serve.download") == {"codellama_cli.models"}
 
 
 def test_worktree_is_never_written() -> None:

@@ -121,6 +121,50 @@ def convert(
         output.print_text(f"{written.path}: {written.format}, {written.type}, {written.bytes / 1e6:,.1f} MB")
 
 
+@models.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="OWNER/NAME on the Hugging Face hub.")],
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit. Default: the newest.")
+    ] = None,
+    file: Annotated[str | None, typer.Option(help="Which .gguf file, where there are several.")] = None,
+    pickles: Annotated[
+        bool, typer.Option("--pickles", help="Accept pickled weights where there are no others.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Fetch a model from the hub: tells licence and size, asks, resumes, checks.
+
+    Example: codellama models pull codellama/CodeLlama-7b-hf
+    """
+    import sys
+
+    from codellama.runtime.errors import InvalidRequest
+    from codellama.runtime.locate import hub_cache
+    from codellama.serve import download
+    from codellama_cli import output
+
+    wanted = download.plan(name, revision, file, pickles)
+    terms = f"licence {wanted.license}" + (", whose terms you accepted" if wanted.gated else "")
+    output.note(
+        f"{wanted.name}: {terms}; {_bytes(wanted.size)} in {len(wanted.files)} files ({wanted.weights}), "
+        f"to {hub_cache()}"
+    )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidRequest("Nobody can be asked whether to fetch it: add --yes.")
+        typer.confirm("Fetch it?", abort=True, err=True)
+    with output.bytes_progress(f"fetching {wanted.name}") as move:
+        path = download.pull(wanted, move)
+    if json:
+        output.print_json(
+            {"name": wanted.name, "path": path, "bytes": wanted.size, "license": wanted.license}
+        )
+    else:
+        output.print_text(f"{path}\nuse it: --model {wanted.name}, or completion.model in config.toml")
+
+
 def _row(name: str, family: str, config: "ModelConfig", infill: str, path: str | None) -> Row:
     return Row(name, family, config.parameters, config.max_context, infill == "yes", path)
 

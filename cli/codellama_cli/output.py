@@ -45,6 +45,13 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def note(message: str) -> None:
+    """One line on stderr that is no warning; what a terminal obeys is dropped."""
+    from codellama.assist.filters import strip_escapes
+
+    print(strip_escapes(message), file=sys.stderr)
+
+
 def print_linked(text: str, root: Path) -> None:
     """Text in which each `path:line` of an existing file is a link, on a terminal that is asked nothing else.
 

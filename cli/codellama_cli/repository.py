@@ -97,8 +97,9 @@ def serve_settings(loaded: Config, model: str) -> "ServeSettings":
 
     def placed(name: str) -> str:
         """Independent of the current folder, which the server does not share."""
-        known = name in ("", "pocket") or is_remote(name)
-        return name if known else str(Path(name).expanduser().absolute())
+        path = Path(name).expanduser()
+        here = not is_remote(name) and name not in ("", "pocket") and path.exists()
+        return str(path.absolute()) if here else name
 
     chat = loaded.text("chat.model")
     return ServeSettings(

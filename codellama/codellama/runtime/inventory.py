@@ -3,7 +3,6 @@
 Only headers are read, and nothing is fetched. What cannot be read is told, not listed.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from codellama.runtime.catalogue import Infill, KnownModel
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CodellamaError
 from codellama.runtime.families import trained_to_infill
-from codellama.runtime.locate import POCKET, locate
+from codellama.runtime.locate import POCKET, hub_cache, locate
 from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
 
@@ -36,14 +35,6 @@ def local_models(folder: Path | None, warn: Callable[[str], None]) -> Iterator[L
                 yield from _opened(str(path), path, warn)
     for name, path in _hub_models():
         yield from _opened(name, path, warn)
-
-
-def hub_cache() -> Path:
-    """Where Hugging Face's own tools keep what they fetched."""
-    if "HF_HUB_CACHE" in os.environ:
-        return Path(os.environ["HF_HUB_CACHE"])
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"
 
 
 def _hub_models() -> Iterator[tuple[str, Path]]:

@@ -1,9 +1,10 @@
 """From a model's name to the folder or file that holds it. Free of torch.
 
 A name is `pocket` (the model inside this package), a folder on disk as Hugging Face or Meta lays them out,
-or a .gguf file.
+a .gguf file, or OWNER/NAME of a model that was pulled from the hub.
 """
 
+import os
 from pathlib import Path
 
 from codellama.runtime.errors import UnknownModel
@@ -25,7 +26,30 @@ def locate(name: str) -> Path:
             f"The folder {name} holds neither config.json (Hugging Face) nor params.json (Meta), so it is "
             "no model folder: name one that holds the weights and the tokenizer, a .gguf file, or 'pocket'."
         )
+    if (pulled := _pulled(name)) is not None:
+        return pulled
     raise UnknownModel(
-        f"There is no model {name!r}: name a folder with a Llama checkpoint, a .gguf file, or 'pocket', the "
-        "model that comes with codellama."
+        f"There is no model {name!r}: name a folder with a Llama checkpoint, a .gguf file, a model that "
+        "`codellama models pull` fetched, or 'pocket', which comes with codellama."
     )
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face's own tools keep what they fetched."""
+    if "HF_HUB_CACHE" in os.environ:
+        return Path(os.environ["HF_HUB_CACHE"])
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"
+
+
+def _pulled(name: str) -> Path | None:
+    """The newest snapshot of a model of the hub's cache, or its one .gguf file."""
+    if name.count("/") != 1:
+        return None
+    snapshots = (hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*")
+    for folder in sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True):
+        if any((folder / description).is_file() for description in ("config.json", "params.json")):
+            return folder
+        if len(files := list(folder.glob("*.gguf"))) == 1:
+            return files[0]
+    return None

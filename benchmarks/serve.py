@@ -1,0 +1,195 @@
+"""The model server under many clients, many requests, and kills: `python -m benchmarks.serve PART`.
+
+`load`: one client and sixteen at once, then two thousand completions in a row, with the server's memory and
+descriptors. `kills`: the server is killed while requests are under way, again and again; each must end with
+an answer or an error. Everything runs in a home of its own, with the pocket model.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import psutil
+from benchmarks import report
+from benchmarks.report import Figure
+
+from codellama.runtime.errors import CodellamaError
+from codellama.runtime.records import InfillRequest
+from codellama.serve import daemon
+from codellama.serve.client import ModelClient, ServeSettings
+
+CLIENTS, TOKENS = 16, 24
+HUNG_S = 180.0
+_LINES = Path(__file__).read_text(encoding="utf-8").splitlines(keepends=True)
+# Nothing is compiled or measured at its start, so that restarts take as long as they must.
+_PLAIN = ServeSettings(quantize="none")
+
+
+def main() -> None:
+    """Measures one part and writes its results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=("load", "kills"))
+    parser.add_argument("--completions", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=100)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        Path(home, "run").mkdir(mode=0o700)
+        os.environ |= {"HOME": home, "XDG_RUNTIME_DIR": f"{home}/run"}
+        for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "CODELLAMA_TOKEN"):
+            os.environ.pop(name, None)
+        try:
+            if arguments.part == "load":
+                name, figures = "serve", asyncio.run(load(arguments.completions))
+            else:
+                name, figures = "serve-kills", asyncio.run(kills(arguments.kills))
+        finally:
+            daemon.stop()
+    busy = f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores at the end"
+    print(report.write(name, figures, ("torch", "uvicorn", "starlette"), {"note": busy}))
+
+
+def request(number: int, tokens: int = TOKENS) -> InfillRequest:
+    """A completion at a place of this file; no two neighbours share a prompt."""
+    place = 10 + (37 * number) % (len(_LINES) - 20)
+    prefix = f"# {number}\n" + "".join(_LINES[max(0, place - 30) : place])
+    return InfillRequest(prefix, "".join(_LINES[place + 1 : place + 10]), max_tokens=tokens)
+
+
+async def load(completions: int) -> list[Figure]:
+    """Latencies alone and in a crowd, then what a long row of completions leaves behind."""
+    settings = ServeSettings()
+    async with ModelClient(settings) as client:
+        await asyncio.gather(*(client.infill(request(number)) for number in range(4)))
+        alone = [await timed(partial(client.infill, request(number))) for number in range(100, 140)]
+        crowd = await in_a_crowd(settings)
+        free = [await freed_after_leaving(client, number) for number in range(10)]
+        kept = await long_row(client, completions)
+    single = statistics.median(alone)
+    everyone = [seconds for one in crowd for seconds in one]
+    p95 = statistics.quantiles(everyone, n=20)[-1]
+    slowest, fastest = max(map(statistics.mean, crowd)), min(map(statistics.mean, crowd))
+    tokens = f"{TOKENS} tokens each"
+    return [
+        Figure("one client, median", 1000 * single, "ms", note=tokens),
+        Figure("sixteen clients, median", 1000 * statistics.median(everyone), "ms", note=tokens),
+        Figure("sixteen clients, 95th percentile", 1000 * p95, "ms"),
+        Figure("that, by the median of one", p95 / single, "times", "at most 16", p95 / single <= 16),
+        Figure(
+            "slowest client by fastest", slowest / fastest, "times", note="means of 6 each: no starvation"
+        ),
+        Figure(
+            "first token after a call was left",
+            1000 * statistics.median(free),
+            "ms",
+            note="of another prompt",
+        ),
+        *kept,
+    ]
+
+
+async def in_a_crowd(settings: ServeSettings) -> list[list[float]]:
+    """Seconds of each request of sixteen clients that ask at once, six times each."""
+
+    async def one(client: ModelClient, number: int) -> list[float]:
+        wanted = [request(1000 + 10 * number + turn) for turn in range(6)]
+        return [await timed(partial(client.infill, each)) for each in wanted]
+
+    clients = [ModelClient(settings) for _ in range(CLIENTS)]
+    try:
+        return await asyncio.gather(*(one(client, number) for number, client in enumerate(clients)))
+    finally:
+        await asyncio.gather(*(client.aclose() for client in clients))
+
+
+async def freed_after_leaving(client: ModelClient, number: int) -> float:
+    """Seconds from a call's cancelling until the first token of the next one."""
+    long = asyncio.ensure_future(client.infill(request(5000 + number, tokens=300)))
+    await asyncio.sleep(0.2)
+    long.cancel()
+    await asyncio.gather(long, return_exceptions=True)
+    short = request(6000 + number, tokens=1)
+    return await timed(partial(client.infill, short))
+
+
+async def long_row(client: ModelClient, completions: int) -> list[Figure]:
+    """What many completions leave behind in the server's process."""
+    address = daemon.find()
+    assert address is not None
+    process = psutil.Process(address.pid)
+    for number in range(completions // 5):  # caches fill
+        await client.infill(request(number, tokens=2))
+    memory, descriptors = process.memory_info().rss, process.num_fds()
+    for number in range(completions):
+        await client.infill(request(number, tokens=2))
+    growth = process.memory_info().rss / memory - 1
+    leaked = process.num_fds() - descriptors
+    many = f"over {completions} completions"
+    return [
+        Figure("memory, growth", 100 * growth, "%", "under 5", growth < 0.05, many),
+        Figure("memory", process.memory_info().rss / 1e6, "MB"),
+        Figure("descriptors, more than before", leaked, "", "0", leaked <= 0, many),
+    ]
+
+
+async def kills(count: int) -> list[Figure]:
+    """Four clients ask without pause; the server is killed at random moments of their requests."""
+    outcomes: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def asks(number: int) -> None:
+        async with ModelClient(_PLAIN) as client:
+            for turn in range(10**6):
+                if over.is_set():
+                    return
+                try:
+                    async with asyncio.timeout(HUNG_S):
+                        await client.infill(request(1000 * number + turn, tokens=200))
+                    outcomes["answered"] += 1
+                except TimeoutError:
+                    outcomes["hung"] += 1
+                except CodellamaError as error:
+                    outcomes[type(error).__name__] += 1
+
+    askers = [asyncio.ensure_future(asks(number)) for number in range(4)]
+    chance = random.Random(0)
+    done, last = 0, 0
+    while done < count:
+        address = await asyncio.to_thread(daemon.find)
+        if address is None or address.pid == last:  # one that was killed may take a moment to be gone
+            await asyncio.sleep(0.05)
+            continue
+        await asyncio.sleep(chance.uniform(0.05, 1.0))
+        os.kill(address.pid, signal.SIGKILL)
+        done, last = done + 1, address.pid
+    over.set()
+    await asyncio.gather(*askers)
+    hung = outcomes["hung"]
+    return [
+        Figure("kills", done, "", "100", done >= 100),
+        Figure("requests that hung", hung, "", "0", hung == 0, f"longer than {HUNG_S:.0f} s"),
+        *(
+            Figure(f"requests: {kind}", number, "")
+            for kind, number in sorted(outcomes.items())
+            if kind != "hung"
+        ),
+    ]
+
+
+async def timed(work: Callable[[], Awaitable[object]]) -> float:
+    """The seconds that it took."""
+    began = time.perf_counter()
+    await work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
