@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def by_position(found: Tensor) -> dict[str, float]:
     """Mean losses [N, T] between BOUNDS."""
     return {
         f"{low}-{high}": round(found[:, low:high].mean().item(), 4)
-        for low, high in zip(BOUNDS, BOUNDS[1:], strict=False)
+        for low, high in pairwise(BOUNDS)
         if low < found.shape[1]
     }
 
