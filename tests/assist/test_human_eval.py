@@ -24,7 +24,7 @@ ROWS = [
     }
     for n in range(4)
 ]
-ANSWERS = ["    return 2 * a\n", "    return a + a\n", "    return 4\n", "    return (\n"]
+ANSWERS = ["    return 2 * a", "    return a + a", "    return 4", "    return ("]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_program_sees_no_environment_and_leaves_no_file(
 
 
 class StandIn(ModelClient):
-    """Says ANSWERS in turn."""
+    """Says ANSWERS in turn, with more lines behind where it is not told to stop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,8 @@ class StandIn(ModelClient):
     async def infill(
         self, request: InfillRequest, *, model: str | None = None, deadline_s: float | None = None
     ) -> Result:
-        return Result(self.left.pop(0), (), "stop", Stats(prefill_s=0.1, decode_s=0.2, tokens=3))
+        text = self.left.pop(0) + ("" if request.stop == ("\n",) else "\n    and more")
+        return Result(text, (), "stop", Stats(prefill_s=0.1, decode_s=0.2, tokens=3))
 
 
 def test_answers_are_scored_by_the_tests(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ FILES = {
     "random-span-light": "HumanEval-RandomSpanInfillingLight.jsonl.gz",
 }
 _TOKENS = {"single-line": 96, "random-span-light": 256}
+# A hole of one line ends with its line, as an editor that asks for one line shows it.
+_STOPS = {"single-line": ("\n",), "random-span-light": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +73,20 @@ def read_problems(folder: Path, name: str, limit: int | None = None) -> list[Pro
 async def answers(
     client: ModelClient, problems: list[Problem], name: str, progress: Callable[[int, int], None]
 ) -> list[Answer]:
-    """Asks for every middle and runs what comes; a middle ends where the model ends it."""
+    """Asks for every middle and runs what comes.
+
+    A single line ends where the line does, any other middle where the model ends it.
+    """
     done = []
     for n, problem in enumerate(problems):
-        request = InfillRequest(problem.prefix, problem.suffix, max_tokens=_TOKENS[name])
+        stop = _STOPS[name]
+        request = InfillRequest(problem.prefix, problem.suffix, max_tokens=_TOKENS[name], stop=stop)
         result = await client.infill(request)
+        text = result.text + "".join(stop)
         spent = (result.stats.prefill_s + result.stats.decode_s) * 1000
         # What stood there passes: that is how the benchmark was made.
-        passed = result.text == problem.middle or execution.passes(problem.program(result.text))
-        done.append(Answer(problem, result.text, passed, spent))
+        passed = text == problem.middle or execution.passes(problem.program(text))
+        done.append(Answer(problem, text, passed, spent))
         progress(n + 1, len(problems))
     return done
 
