@@ -2,8 +2,8 @@
 
 Fetches the pinned packages, keeps what may and should be learned from, leaves out the packages that the
 seed holds back for measuring, puts plain and documented files first where a package gives more than its
-share, and packs the result: one JSON line a file, xz, under 50 MiB. Beside it `corpus.json` records every
-package's version, licence and bytes.
+share, adds the exercises, and packs the result: one JSON line a file, xz, under 50 MiB. Beside it
+`corpus.json` records every package's version, licence and bytes.
 """
 
 import argparse
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from codellama.training.exercises import exercises
 from codellama.training.packages import Package, fetch, read_packages, standard_library
 from codellama.training.screening import Benchmark, NearDuplicates, usable_text
 
 PACKAGE_BYTES = 1_000_000
 STANDARD_LIBRARY_BYTES = 10_000_000
 HELD_OUT = 8
+EXERCISES = 6_000  # files, of a kilobyte each
 HELD_OUT_FILES = (15, 120)  # packages of this many usable Python files can be held out
 
 
@@ -61,6 +63,11 @@ def build(packages: Iterable[Package], benchmark: Benchmark, seed: int = 0) -> C
     for name in held:
         facts[name]["held_out"] = True
     train = [file for name, files in kept.items() if name not in held for file in files]
+    train += [
+        SourceFile("exercises", path, text)
+        for path, text in exercises(EXERCISES, seed)
+        if not benchmark.overlaps(text)
+    ]
     chance.shuffle(train)
     return Corpus(train, [file for name in sorted(held) for file in kept[name]], facts)
 
