@@ -131,7 +131,8 @@ class _Writer:
         for mark, (words, code) in (("TEST", test), ("MAP", function)):
             said, done = words.replace("{k}", str(k)), code.replace("{k}", str(k))
             text = text.replace(f"{mark}_WORDS", said).replace(f"{mark}_NAME", _slug(said))
-            text = re.sub(rf"{mark}\((\w+)\)", lambda found, done=done: done.replace("{x}", found[1]), text)
+            for found in set(re.findall(rf"{mark}\((\w+)\)", text)):
+                text = text.replace(f"{mark}({found})", done.replace("{x}", found))
         text = re.sub(r"\bT\b", "int" if numbers else "str", text)
         return re.sub(r"\bK\b|(?<=_)K(?=\()", str(k), text)
 
