@@ -100,21 +100,22 @@ async def _answered(
     history: "list[Turn]",
 ) -> "Answer":
     from codellama.assist.answer import answer
-    from codellama_cli import output
+    from codellama_cli import loading, output
     from codellama_cli.reading import AnswerPrinter
 
     printer = AnswerPrinter(index.root)
     say = (lambda text: None) if json else printer.feed
-    found = await answer(
-        question,
-        index,
-        client,
-        max_context=room,
-        on_text=say,
-        history=tuple(history),
-        meaning=meaning,
-        warn=output.warn,
-    )
+    async with loading.shown(client):
+        found = await answer(
+            question,
+            index,
+            client,
+            max_context=room,
+            on_text=say,
+            history=tuple(history),
+            meaning=meaning,
+            warn=output.warn,
+        )
     if json:
         _print_json(found)
     else:

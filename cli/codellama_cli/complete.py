@@ -27,7 +27,7 @@ def complete(
     from codellama.assist.completion import CompletionQuery
     from codellama.assist.completion import complete as ask_model
     from codellama.serve.client import ModelClient
-    from codellama_cli import output, repository
+    from codellama_cli import loading, output, repository
 
     file, line, column = _position(position)
     with repository.open_repository(repo if repo is not None else file) as index:
@@ -49,7 +49,8 @@ def complete(
         )
 
         async def run() -> None:
-            async with ModelClient(repository.serve_settings(settings, name)) as client:
+            asked = ModelClient(repository.serve_settings(settings, name))
+            async with asked as client, loading.shown(client):
                 done = await ask_model(client, index, query)
             stats = done.stats
             numbers = {

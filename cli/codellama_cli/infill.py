@@ -25,7 +25,7 @@ def infill(
     from codellama.runtime.errors import InvalidRequest
     from codellama.runtime.records import InfillRequest
     from codellama.serve.client import ModelClient
-    from codellama_cli import output, repository
+    from codellama_cli import loading, output, repository
 
     text = _read(file)
     prefix, mark, suffix = text.partition(MARK)
@@ -38,7 +38,8 @@ def infill(
     request = InfillRequest(prefix, suffix, max_tokens=settings.whole("completion.max_tokens"))
 
     async def run() -> None:
-        async with ModelClient(repository.serve_settings(settings, name)) as client:
+        asked = ModelClient(repository.serve_settings(settings, name))
+        async with asked as client, loading.shown(client):
             result = await client.infill(request)
         if json:
             output.print_json({"text": result.text, "stats": result.stats})

@@ -146,6 +146,28 @@ def bytes_progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def large_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr by bytes that appears when it is first moved, and goes when all is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(label, total=None)
+
+    def move(done: int, of: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=of)
+        if done >= of:
+            bar.stop()
+
+    try:
+        yield move
+    finally:
+        bar.stop()
+
+
+@contextmanager
 def count_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr by the things done and in all; nothing where it is no terminal."""
     if not sys.stderr.isatty():

@@ -94,6 +94,7 @@ class App:
         info = models.info(models.name("", "completion"))
         facts = {
             "status": "ok" if info else "loading",
+            "loading": models.loading,
             "version": codellama.__version__,
             "protocol": api.PROTOCOL,
             "busy": self.busy,

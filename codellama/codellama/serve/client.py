@@ -142,6 +142,16 @@ class ModelClient:
         await self.tokenize([""], model=wanted)
         return next(info for info in await self.models() if info.name == wanted)
 
+    async def loading(self) -> tuple[int, int] | None:
+        """Bytes loaded and to load of the model that our server is loading.
+
+        None where it loads none, and before anything was asked of it. Raises ServerError where it is gone.
+        """
+        if self._remote is not None or self._http is None:
+            return None
+        found = (await self._asked("GET", "/health", None)).get("loading")
+        return (int(found[0]), int(found[1])) if found else None
+
     async def aclose(self) -> None:
         """Closes the connections; the server stays."""
         if self._http is not None:

@@ -66,6 +66,7 @@ class Models:
         self._only_roles = only_roles
         self._resident: dict[Path, _Resident] = {}
         self._encoders: dict[str, EmbeddingModel] = {}
+        self.loading: tuple[int, int] | None = None  # bytes loaded and to load, while a model is
         self._lock = threading.Lock()
 
     def name(self, asked: str, role: str) -> str:
@@ -143,14 +144,23 @@ class Models:
         nbytes = self._needed(place)
         self._make_room(name, nbytes)
         logging.info("loading the model %s", name)
-        engine = load_engine(
-            name,
-            device=how.device,
-            dtype=how.dtype,
-            quantize=how.quantize,
-            max_context=how.max_context,
-            progress=load_progress(name),
-        )
+        told = load_progress(name)
+
+        def progress(done: int, of: int) -> None:
+            self.loading = (done, of)
+            told(done, of)
+
+        try:
+            engine = load_engine(
+                name,
+                device=how.device,
+                dtype=how.dtype,
+                quantize=how.quantize,
+                max_context=how.max_context,
+                progress=progress,
+            )
+        finally:
+            self.loading = None
         c = engine.config
         role = ",".join(role for role, model in self._roles.items() if model == name)
         return _Resident(
