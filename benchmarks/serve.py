@@ -57,10 +57,10 @@ def main() -> None:
     print(report.write(name, figures, ("torch", "uvicorn", "starlette"), {"note": busy}))
 
 
-def request(number: int, tokens: int = TOKENS) -> InfillRequest:
+def request(number: int, tokens: int = TOKENS, lines: int = 30) -> InfillRequest:
     """A completion at a place of this file; no two neighbours share a prompt."""
     place = 10 + (37 * number) % (len(_LINES) - 20)
-    prefix = f"# {number}\n" + "".join(_LINES[max(0, place - 30) : place])
+    prefix = f"# {number}\n" + "".join(_LINES[max(0, place - lines) : place])
     return InfillRequest(prefix, "".join(_LINES[place + 1 : place + 10]), max_tokens=tokens)
 
 
@@ -126,10 +126,10 @@ async def long_row(client: ModelClient, completions: int) -> list[Figure]:
     assert address is not None
     process = psutil.Process(address.pid)
     for number in range(completions // 5):  # caches fill
-        await client.infill(request(number, tokens=2))
+        await client.infill(request(number, tokens=2, lines=5))
     memory, descriptors = process.memory_info().rss, process.num_fds()
     for number in range(completions):
-        await client.infill(request(number, tokens=2))
+        await client.infill(request(number, tokens=2, lines=5))
     growth = process.memory_info().rss / memory - 1
     leaked = process.num_fds() - descriptors
     many = f"over {completions} completions"

@@ -65,9 +65,12 @@ def _git() -> str:
 def _model() -> str:
     from codellama.runtime.errors import CheckpointError
     from codellama.runtime.locate import locate
+    from codellama.serve.remote import is_remote
     from codellama_cli import repository
 
     name = repository.settings_for(None).text("completion.model")
+    if is_remote(name):
+        return f"the server at {name}, which is asked when the first completion is"
     folder = locate(name)
     for file in ("config.json", "tokenizer.model"):
         if not (folder / file).is_file():

@@ -35,6 +35,7 @@ from codellama.runtime.errors import (
 from codellama.runtime.locate import locate
 from codellama.runtime.records import ChatMessage, ChatRequest, CompletionRequest, Extra, InfillRequest
 from codellama.runtime.weights.convert import convert
+from codellama.serve import daemon
 from codellama.serve.client import ModelClient, ServeSettings
 
 T = TypeVar("T")
@@ -265,6 +266,37 @@ def test_ollama_gets_a_suffix(ollama: StandIn, tokenizer: str) -> None:
     body = ollama.asked[-1][1]
     assert body["suffix"] == GAP.suffix
     assert body["prompt"] == "# Path: b.py\nx = 1\n\n" + GAP.prefix
+
+
+def test_only_the_user_names_a_server(ollama: StandIn, home: Path, tmp_path: Path) -> None:
+    """What a repository names is ignored with a warning and nothing is sent; what the user names is asked."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / ".codellama.toml").write_text(f'[completion]\nmodel = "{ollama.url}"\n')
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    source = repository / "a.py"
+    source.write_text("def area(width, height):\n    return \n")
+
+    def complete(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "codellama_cli", "complete", f"{source}:2:12", "--json", *more]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = complete()
+    assert done.returncode == 0, done.stderr
+    assert "completion.model, which a repository may not" in done.stderr
+    assert ollama.asked == []
+    done = complete("--model", ollama.url)
+    assert done.returncode == 0, done.stderr
+    assert ollama.asked[-1][1]["suffix"] == "\n"
+    assert json.loads(done.stdout)["text"] == "width * height"
+    config = home / "config" / "codellama"
+    config.mkdir()
+    (config / "config.toml").write_text(f'[completion]\nmodel = "{ollama.url}"\n')
+    (repository / ".codellama.toml").unlink()
+    asked = len(ollama.asked)
+    assert complete().returncode == 0
+    assert len(ollama.asked) > asked
+    daemon.stop()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from codellama.runtime.catalogue import Infill, KnownModel
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import CodellamaError
 from codellama.runtime.families import trained_to_infill
-from codellama.runtime.locate import POCKET, hub_cache, locate
+from codellama.runtime.locate import POCKET, hub_cache, locate, pulled
 from codellama.runtime.tokenizer_files import load_tokenizer
 from codellama.runtime.weights.checkpoint import open_checkpoint
 
@@ -40,10 +40,9 @@ def local_models(folder: Path | None, warn: Callable[[str], None]) -> Iterator[L
 def _hub_models() -> Iterator[tuple[str, Path]]:
     """Names and newest snapshots: `models--OWNER--NAME/snapshots/REVISION`."""
     for repository in sorted(hub_cache().glob("models--*--*")):
-        snapshots = [path for path in (repository / "snapshots").glob("*") if _is_model(path)]
-        if snapshots:
-            name = repository.name.removeprefix("models--").replace("--", "/", 1)
-            yield name, max(snapshots, key=lambda path: path.stat().st_mtime)
+        name = repository.name.removeprefix("models--").replace("--", "/", 1)
+        if (path := pulled(name)) is not None:
+            yield name, path
 
 
 def _is_model(path: Path) -> bool:

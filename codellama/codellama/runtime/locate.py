@@ -26,8 +26,8 @@ def locate(name: str) -> Path:
             f"The folder {name} holds neither config.json (Hugging Face) nor params.json (Meta), so it is "
             "no model folder: name one that holds the weights and the tokenizer, a .gguf file, or 'pocket'."
         )
-    if (pulled := _pulled(name)) is not None:
-        return pulled
+    if (fetched := pulled(name)) is not None:
+        return fetched
     raise UnknownModel(
         f"There is no model {name!r}: name a folder with a Llama checkpoint, a .gguf file, a model that "
         "`codellama models pull` fetched, or 'pocket', which comes with codellama."
@@ -42,7 +42,7 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"
 
 
-def _pulled(name: str) -> Path | None:
+def pulled(name: str) -> Path | None:
     """The newest snapshot of a model of the hub's cache, or its one .gguf file."""
     if name.count("/") != 1:
         return None

@@ -1,0 +1,99 @@
+"""Several models in one server: by role and name, under one budget of memory."""
+
+from pathlib import Path
+
+import pytest
+from tokenizer_support import write_llama3_chat
+
+from codellama.runtime.errors import CheckpointError, ServerBusy, UnknownModel
+from codellama.runtime.footprint import weight_bytes
+from codellama.runtime.locate import locate
+from codellama.runtime.weights.checkpoint import open_checkpoint
+from codellama.serve.models import Loading, Models
+
+
+def weights(folder: Path) -> int:
+    return weight_bytes(open_checkpoint(folder).config, "f32")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    made = tuple(tmp_path_factory.mktemp(name) for name in ("chat-a", "chat-b"))
+    for folder in made:
+        write_llama3_chat(folder)
+    return made[0], made[1]
+
+
+def models(budget: int, roles: dict[str, str], only_roles: bool = False) -> Models:
+    return Models(Loading("cpu", "float32", "none", memory_bytes=budget), roles, only_roles)
+
+
+def names(held: Models) -> set[str]:
+    return {info.name for info in held.infos()}
+
+
+def test_a_request_means_the_model_of_its_role(folders: tuple[Path, Path]) -> None:
+    """Without a name, or by the role's; any other name is a model's own."""
+    both = models(0, {"completion": "pocket", "chat": str(folders[0])})
+    assert [both.name(asked, "chat") for asked in ("", "chat", "completion", "x")] == [
+        *(str(folders[0]), str(folders[0]), "pocket", "x")
+    ]
+    assert models(0, {"completion": "pocket"}).name("", "chat") == "pocket"
+    with both.using("pocket"), both.using(str(folders[0])):
+        assert {info.name: info.role for info in both.infos()} == {
+            "pocket": "completion",
+            str(folders[0]): "chat",
+        }
+
+
+def test_idle_models_make_room(folders: tuple[Path, Path]) -> None:
+    """The longest unused goes first, and comes back when it is wanted; those in use stay."""
+    first, second = map(str, folders)
+    pocket = weights(locate("pocket"))
+    held = models(pocket + weights(folders[0]) + 1, {"completion": "pocket"})
+    with held.using("pocket") as engine, held.using(first):
+        assert names(held) == {"pocket", first}
+    with held.using("pocket") as again:
+        assert again is engine  # nothing is loaded twice
+    with held.using(second):
+        assert names(held) == {"pocket", second}
+    with held.using("pocket"):
+        pass
+    with held.using(first):
+        assert names(held) == {"pocket", first}
+
+
+def test_models_in_use_are_waited_for(folders: tuple[Path, Path]) -> None:
+    first, second = map(str, folders)
+    held = models(weights(folders[0]) + 1, {"completion": first})
+    with held.using(first), pytest.raises(ServerBusy, match="in use"), held.using(second):
+        pass
+    with held.using(second):
+        assert names(held) == {second}
+
+
+def test_a_model_beyond_the_budget_is_refused(folders: tuple[Path, Path]) -> None:
+    """Before anything is read, with both numbers and what to do."""
+    first = str(folders[0])
+    held = models(weights(folders[0]) - 1, {"completion": first})
+    with pytest.raises(CheckpointError, match=r"engine\.memory_gb"), held.using(first):
+        pass
+    assert names(held) == set()
+
+
+def test_two_names_of_a_folder_are_one_model(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = models(0, {"completion": "pocket"})
+    monkeypatch.chdir(folders[0].parent)
+    with held.using(str(folders[0])) as by_path, held.using(folders[0].name) as by_name:
+        assert by_path is by_name
+    assert len(held.infos()) == 1
+
+
+def test_a_shared_server_has_its_roles_models_only(folders: tuple[Path, Path]) -> None:
+    held = models(0, {"completion": "pocket"}, only_roles=True)
+    with pytest.raises(UnknownModel), held.using(str(folders[0])):
+        pass
+    with held.using("pocket"):
+        pass
