@@ -7,6 +7,7 @@ here.
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Iterable
 from typing import BinaryIO, SupportsIndex
@@ -15,6 +16,7 @@ LONGEST_MESSAGE = 256 << 20
 """In bytes; a header that promises more is taken for junk."""
 
 _CHUNK = 1 << 16
+_HEADER = re.compile(rb"content-length[ \t]*:[ \t]*([^\r\n]*?)\s*\Z", re.I)
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes | None:
@@ -27,9 +29,10 @@ async def read_message(reader: asyncio.StreamReader) -> bytes | None:
             continue
         if not line:
             return None
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length":
-            length = _length(value.strip())
+        # After a wrong length the next header stands behind the rest of a body, on one line.
+        header = _HEADER.search(line)
+        if header is not None:
+            length = _length(header[1])
         elif not line.strip() and length is not None:
             try:
                 return await reader.readexactly(length)

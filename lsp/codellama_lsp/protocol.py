@@ -56,6 +56,11 @@ class Protocol(LanguageServerProtocol):
         if not isinstance(data, dict) or data.get("jsonrpc") != self.VERSION:
             self._refuse(None, types.ErrorCodes.InvalidRequest, "The message is not JSON-RPC 2.0.")
             return
+        if "id" in data and (isinstance(data["id"], bool) or not isinstance(data["id"], (int, str))):
+            if "method" in data or data["id"] is not None:
+                text = "A message's id is a whole number or a text."
+                self._refuse(None, types.ErrorCodes.InvalidRequest, text)
+            return
         refusal = self._out_of_turn(data.get("method"))
         if refusal is not None:
             if "id" in data:

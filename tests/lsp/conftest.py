@@ -25,6 +25,9 @@ class RawClient:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.notifications: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
+        self.reply: Callable[[dict[str, Any]], Any] = lambda message: (
+            {"applied": True} if message["method"] == "workspace/applyEdit" else None
+        )
         self._answers: dict[Any, dict[str, Any]] = {}
         self._inbox: queue.Queue[dict[str, Any]] = queue.Queue()
         self._last_id = 0
@@ -80,8 +83,7 @@ class RawClient:
                 self._answers[message.get("id")] = message
             elif "id" in message:
                 self.requests.append(message)
-                applied = {"applied": True} if message["method"] == "workspace/applyEdit" else None
-                self.send({"id": message["id"], "result": applied})
+                self.send({"id": message["id"], "result": self.reply(message)})
             else:
                 self.notifications.append(message)
 

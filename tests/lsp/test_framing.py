@@ -49,6 +49,14 @@ def test_messages_come_whole_and_in_order(messages: list[bytes]) -> None:
     assert asyncio.run(bodies(stream)) == messages
 
 
+@pytest.mark.parametrize("wrong", [-15, -2, -1, 1, 2, 5, 17])
+def test_a_wrong_length_costs_no_more_than_the_next_message(wrong: int) -> None:
+    """Bodies have no line break behind them: the next header is found behind what is left of one."""
+    body = b'{"method": "x"}'
+    stream = b"Content-Length: %d\r\n\r\n%s" % (len(body) + wrong, body) + 3 * GOOD
+    assert asyncio.run(bodies(stream))[-2:] == [b"{}", b"{}"]
+
+
 def test_a_message_cut_short_is_the_end() -> None:
     """The stream ended inside a message: there is nothing to answer."""
     assert asyncio.run(bodies(GOOD + b"Content-Length: 9\r\n\r\n{}")) == [b"{}"]
