@@ -44,7 +44,9 @@ class Client:
 
     def __init__(self, **params: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "codellama_lsp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "codellama_lsp", "--log-level", "error"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self.notifications: list[tuple[float, dict[str, Any]]] = []
         self.answers: dict[int, tuple[float, dict[str, Any]]] = {}

@@ -87,12 +87,13 @@ async def complete(
 
     In a file that holds secrets nothing is sent, and there is no suggestion.
     """
-    if reason := refused(query.path, query.text):
-        return replace(NOTHING, filters=(reason,))
     began = time.perf_counter()
-    query = replace(query, open_documents=allowed(query.open_documents))
     budget, own = shares(query.prompt_bytes, query.budget_bytes)
     prefix, suffix = windows(query.text, query.offset, own)
+    # Of a huge document only what would be sent is looked through.
+    if reason := refused(query.path, query.text if len(query.text) <= _LARGE else prefix + suffix):
+        return replace(NOTHING, filters=(reason,))
+    query = replace(query, open_documents=allowed(query.open_documents))
     snippets, single = await asyncio.gather(
         _snippets(index, query, budget), _single_line(query, prefix, suffix)
     )
@@ -145,6 +146,8 @@ def _judged(
     """What is shown of a model's answer, or of the guess, and why; for a thread: it parses."""
     text, changed = _filtered(result, query.path, around, single)
     unknown = names.unknown(query.path, text, *around, index)
+    if guess is not None and filters.is_trifle(guess.text, *around):
+        guess = None
     shown, by = surer(
         text, result.text, result.stats, guess, trust * names.DOUBT ** len(unknown), query.least
     )
