@@ -1,6 +1,9 @@
 """Several models in one server: by role and name, under one budget of memory."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizer_support import write_llama3_chat
@@ -9,6 +12,7 @@ from codellama.runtime.errors import CheckpointError, ServerBusy, UnknownModel
 from codellama.runtime.footprint import weight_bytes
 from codellama.runtime.locate import locate
 from codellama.runtime.weights.checkpoint import open_checkpoint
+from codellama.serve import models as serve_models
 from codellama.serve.models import Loading, Models
 
 
@@ -79,6 +83,33 @@ def test_a_model_beyond_the_budget_is_refused(folders: tuple[Path, Path]) -> Non
     with pytest.raises(CheckpointError, match=r"engine\.memory_gb"), held.using(first):
         pass
     assert names(held) == set()
+
+
+def test_a_load_keeps_nobody_waiting(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one model loads, those in memory are used; who wants the one that loads gets that one."""
+    held = models(0, {"completion": "pocket"})
+    with held.using("pocket"):
+        pass
+    began, may_end = threading.Event(), threading.Event()
+    load = serve_models.load_engine
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        began.set()
+        assert may_end.wait(60)
+        return load(*arguments, **named)
+
+    def use() -> Any:
+        with held.using(str(folders[0])) as engine:
+            return engine
+
+    monkeypatch.setattr(serve_models, "load_engine", slow)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(use) for _ in range(2)]
+        assert began.wait(60)
+        with held.using("pocket") as engine:  # would hang if the load held it up
+            assert engine.name == "pocket"
+        may_end.set()
+        assert both[0].result(60) is both[1].result(60)
 
 
 def test_two_names_of_a_folder_are_one_model(

@@ -67,7 +67,8 @@ class Models:
         self._resident: dict[Path, _Resident] = {}
         self._encoders: dict[str, EmbeddingModel] = {}
         self.loading: tuple[int, int] | None = None  # bytes loaded and to load, while a model is
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the tables, for moments
+        self._load_lock = threading.Lock()  # one load at a time, which keeps no loaded model waiting
 
     def name(self, asked: str, role: str) -> str:
         """The model that a request means: by name, by role, or where it names none by what it wants."""
@@ -107,7 +108,7 @@ class Models:
         """
         if self._only_roles:
             raise UnknownModel("There is no embedding model here: ask a server on your own machine.")
-        with self._lock:
+        with self._load_lock:
             if name not in self._encoders:
                 logging.info("loading the embedding model %s", name)
                 self._encoders[name] = EmbeddingModel(name)
@@ -131,12 +132,23 @@ class Models:
         if self._only_roles and name not in self._roles.values():
             raise UnknownModel(f"There is no model {name!r} here: leave it out, or ask GET /v1/models.")
         place = locate(name)
+        if (there := self._taken(place)) is not None:
+            return there
+        with self._load_lock:
+            if (there := self._taken(place)) is not None:  # another request has loaded it meanwhile
+                return there
+            loaded = self._load(name, place)
+            loaded.users = 1
+            with self._lock:
+                self._resident[place] = loaded
+            return loaded
+
+    def _taken(self, place: Path) -> _Resident | None:
         with self._lock:
             resident = self._resident.get(place)
-            if resident is None:
-                resident = self._resident[place] = self._load(name, place)
-            resident.users += 1
-            resident.used_at = time.monotonic()
+            if resident is not None:
+                resident.users += 1
+                resident.used_at = time.monotonic()
             return resident
 
     def _load(self, name: str, place: Path) -> _Resident:
@@ -181,13 +193,9 @@ class Models:
         return weight_bytes(config, _PRECISIONS.get(bits, "bf16"))
 
     def _make_room(self, name: str, nbytes: int) -> None:
-        """Ends idle models until `nbytes` fit; the lock is held."""
+        """Ends idle models until `nbytes` fit; no other load is under way."""
         while nbytes > (room := self._room()):
-            idle = [(r.used_at, place) for place, r in self._resident.items() if not r.users]
-            if idle:
-                place = min(idle)[1]
-                logging.info("the model %s makes room for %s", self._resident[place].info.name, name)
-                del self._resident[place]
+            if self._end_an_idle_one(name):
                 gc.collect()  # what holds its tensors may stand in cycles
             elif self._resident:
                 raise ServerBusy(f"The models in use leave no room for {name}: try again in a moment.")
@@ -197,9 +205,18 @@ class Models:
                     "close other programs, set engine.quantize or engine.memory_gb, or choose a smaller one."
                 )
 
+    def _end_an_idle_one(self, name: str) -> bool:
+        """Forgets the longest unused model; False where all are in use."""
+        with self._lock:
+            idle = [(r.used_at, place) for place, r in self._resident.items() if not r.users]
+            if idle:
+                ended = self._resident.pop(min(idle)[1])
+                logging.info("the model %s makes room for %s", ended.info.name, name)
+            return bool(idle)
+
     def _room(self) -> int:
         if self._loading.memory_bytes:
-            return self._loading.memory_bytes - sum(r.nbytes for r in self._resident.values())
+            return self._loading.memory_bytes - sum(r.nbytes for r in list(self._resident.values()))
         return usable_bytes(find_device(self._loading.device))
 
 
