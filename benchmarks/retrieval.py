@@ -4,7 +4,7 @@
 
 Each repository is a checkout with its history; the result names its commit. The goal: recall at 5
 (docstrings) or 10 (commits) of 0.80, above plain BM25 over chunks and over whole files by more than the
-95 % interval.
+95 % interval. With CODELLAMA_EMBEDDINGS_MODEL set, passages are found by meaning as well.
 """
 
 import argparse
@@ -78,13 +78,16 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--back", type=int, default=300)
     arguments = parser.parse_args()
+    name, packages = f"retrieval-{arguments.task}", ["codellama", "tree-sitter"]
+    if config.load(None).text("embeddings.model"):
+        name, packages = f"{name}-embeddings", [*packages, "sentence-transformers"]
     results: dict[str, Any] = {}
     rows: list[Figure] = []
     for folder in arguments.repositories:
         results[folder.name] = measure(arguments.task, folder, arguments.questions, arguments.back)
         rows += figures(folder.name, results[folder.name])
         more = {"repositories": results, "back": arguments.back}
-        print(write(f"retrieval-{arguments.task}", rows, ("codellama", "tree-sitter"), more))
+        print(write(name, rows, packages, more))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ at least once a second, so a killed build goes on where it was.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,7 +78,8 @@ def sync(
         if not stopped:
             _remember(store, root)
         store.checkpoint()
-    return report(store, indexed, time.perf_counter() - began, current=not stopped)
+    files = store.files() if changed or gone else known
+    return _report(store, files, indexed, time.perf_counter() - began, current=not stopped)
 
 
 def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
@@ -96,9 +97,14 @@ def sync_files(store: Store, root: Path, paths: Iterable[str]) -> None:
             store.note_changes(len(gone))
 
 
-def report(store: Store, indexed: int, seconds: float, current: bool = False) -> SyncReport:
+def report(store: Store, indexed: int, seconds: float) -> SyncReport:
     """The index's totals as they stand."""
-    files = store.files()
+    return _report(store, store.files(), indexed, seconds, current=False)
+
+
+def _report(
+    store: Store, files: Mapping[str, StoredFile], indexed: int, seconds: float, current: bool
+) -> SyncReport:
     symbols, size = Queries(store).totals()
     skipped = tuple(SkippedFile(file.path, file.skip) for file in files.values() if file.skip)
     return SyncReport(len(files), indexed, skipped, symbols, seconds, size, store.state().complete, current)
