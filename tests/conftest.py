@@ -8,12 +8,16 @@ CI=true they fail instead, so that a green run means that they ran.
 import os
 from pathlib import Path
 
+import platformdirs
 import pytest
 from hypothesis import settings
 
 # A busy machine is no failure: timings never decide a test.
 settings.register_profile("codellama", deadline=None)
 settings.load_profile("codellama")
+
+# Compiled once for all tests, those with a home of their own included.
+os.environ.setdefault("CODELLAMA_NATIVE", str(platformdirs.user_cache_path("codellama") / "native"))
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -72,7 +76,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = home / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         monkeypatch.setenv(variable, str(folder))
-    for variable in [name for name in os.environ if name.startswith("CODELLAMA_")]:
+    for variable in [n for n in os.environ if n.startswith("CODELLAMA_") and n != "CODELLAMA_NATIVE"]:
         if variable != "CODELLAMA_TEST_DATA":
             monkeypatch.delenv(variable)
     return home

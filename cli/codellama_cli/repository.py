@@ -108,6 +108,8 @@ def serve_settings(loaded: Config, model: str) -> "ServeSettings":
         device=loaded.text("engine.device"),
         dtype=loaded.text("engine.dtype"),
         quantize=loaded.text("engine.quantize"),
+        quantize_cache=loaded.text("engine.quantize_cache"),
+        draft_model=placed(loaded.text("chat.draft_model")),
         max_context=loaded.whole("engine.max_context"),
         memory_gb=loaded.number("engine.memory_gb"),
         idle_minutes=loaded.number("engine.idle_minutes"),

@@ -98,12 +98,12 @@ def test_it_rests_where_it_is_wrong(pair: tuple[Path, Path]) -> None:
 
 def test_looking_up_comes_first() -> None:
     """What the prompt holds is drafted at no cost; each is judged by its own drafts."""
-    first, second = PromptLookup([1, 2, 3, 9, 1, 2]), PromptLookup([1, 2, 7, 7, 1, 2])
+    first, second = PromptLookup([5, 1, 2, 3, 9, 5, 1, 2]), PromptLookup([5, 1, 2, 7, 7, 1, 2])
     both = FirstOf(first, second)
     assert both.draft(1) == [3]
     both.judged(4, 0)
-    assert first._pace.failures == 1
-    assert second._pace.failures == 0
+    assert first._pace.failures == 2
+    assert second._pace.failures == 1, "not its draft"
     both.extend([7, 7])
     assert both.draft(2) == [1, 2]
 

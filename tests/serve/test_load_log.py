@@ -55,3 +55,14 @@ def test_a_terminal_gets_a_bar(large: int, shown: bool) -> None:
         pass
     os.close(ours)
     assert (b"loading pocket" in text and b"21.6/21.6 MB" in text) == shown, text
+
+
+def test_cache_and_draft_settings_reach_the_engine() -> None:
+    """Keys and values in eight bits for every model, and a draft model for the one that converses."""
+    loading = Loading("cpu", "float32", "none", quantize_cache="int8", draft_model="pocket")
+    with Models(loading, {"chat": "pocket"}).using("pocket") as engine:
+        half = engine.model.position_bytes
+        assert engine._scheduler._draft is not None
+    with Models(Loading("cpu", "float32", "none"), {"completion": "pocket"}).using("pocket") as engine:
+        assert half < engine.model.position_bytes / 2
+        assert engine._scheduler._draft is None

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 from codellama.runtime.cache import KVCache
 from codellama.runtime.config import ModelConfig
@@ -52,6 +51,8 @@ def causal_mask(
     if start == 0 or length == 1:
         return None
     if device.type == "cuda" and not sliced:
+        from torch.nn.attention.bias import causal_lower_right  # it brings torch's compiler along
+
         return causal_lower_right(length, start + length)
     mask = torch.zeros(length, start + length, device=device, dtype=dtype)
     mask[:, start:] = torch.full_like(mask[:, start:], -torch.inf).triu_(1)

@@ -25,10 +25,11 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 
 def cache_folder() -> Path:
-    """Where what is made once for a machine lies."""
+    """Where what is made once for a machine lies; `CODELLAMA_NATIVE` names another place, as tests do."""
     import platformdirs
 
-    return platformdirs.user_cache_path("codellama") / "native"
+    named = os.environ.get("CODELLAMA_NATIVE")
+    return Path(named) if named else platformdirs.user_cache_path("codellama") / "native"
 
 
 def native_library(folder: Path | None = None, patience_s: float = PATIENCE_S) -> ctypes.CDLL | None:

@@ -49,7 +49,7 @@ class Pace:
 class PromptLookup:
     """Drafts from the ids so far, found by an index over their n-grams.
 
-    After a row of failures only long matches are worth a try.
+    Short matches are worth a try only where the last draft was kept.
     """
 
     def __init__(self, ids: Sequence[int] = ()) -> None:
@@ -57,6 +57,7 @@ class PromptLookup:
         # For each length, an n-gram's last place but the one at the very end: where its follower stands.
         self._after: dict[tuple[int, ...], int] = {}
         self._pace = Pace()
+        self._pace.failures = 1  # nothing was kept yet
         self.extend(ids)
 
     def extend(self, ids: Sequence[int]) -> None:
@@ -71,7 +72,7 @@ class PromptLookup:
     def draft(self, most: int = MAX_DRAFT) -> list[int]:
         """At most `most` ids that may come next; none where nothing is known."""
         length = min(most, int(self._pace.length))
-        shortest = _SHORTEST if self._pace.failures < 3 else _LONGEST
+        shortest = min(_SHORTEST + self._pace.failures, _LONGEST)
         if length < 1:
             return []
         for n in range(_LONGEST, shortest - 1, -1):

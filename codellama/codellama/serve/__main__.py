@@ -53,6 +53,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         arguments.quantize,
         arguments.max_context or None,
         int(arguments.memory_gb * 1e9),
+        arguments.quantize_cache,
+        arguments.draft_model,
     )
     roles = {"completion": arguments.model} | ({"chat": arguments.chat_model} if arguments.chat_model else {})
     worker = Worker(Models(loads, roles, only_roles=keys.shared))
@@ -126,6 +128,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", default="auto")
+    parser.add_argument("--quantize-cache", default="none", help="int8 or fp8 keys and values")
+    parser.add_argument("--draft-model", default="", help="a smaller one that guesses for --chat-model")
     parser.add_argument("--max-context", type=int, default=0)
     parser.add_argument("--memory-gb", type=float, default=0.0, help="what the models' weights may take")
     parser.add_argument("--idle-minutes", type=float, default=15.0)

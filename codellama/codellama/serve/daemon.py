@@ -53,6 +53,8 @@ class ServeSettings:
     dtype: str = "auto"
     quantize: str = "auto"
     max_context: int = 0
+    quantize_cache: str = "none"
+    draft_model: str = ""  # a smaller one that guesses for the model of conversations
     memory_gb: float = 0.0  # what the weights of all models may take; 0: what is free
     idle_minutes: float = 15.0
     start_timeout_s: float = 90.0
@@ -227,7 +229,8 @@ def command(settings: ServeSettings) -> list[str]:
     """The command line of a server's process, without where it listens."""
     parts = [sys.executable, "-m", "codellama.serve", "--model", settings.model]
     parts += ["--device", settings.device, "--dtype", settings.dtype]
-    parts += ["--quantize", settings.quantize]
+    parts += ["--quantize", settings.quantize, "--quantize-cache", settings.quantize_cache]
+    parts += ["--draft-model", settings.draft_model]
     parts += ["--max-context", str(settings.max_context), "--idle-minutes", str(settings.idle_minutes)]
     parts += ["--chat-model", settings.chat_model, "--memory-gb", str(settings.memory_gb)]
     return parts

@@ -40,6 +40,8 @@ class Loading:
     quantize: str = "auto"
     max_context: int | None = None
     memory_bytes: int = 0
+    quantize_cache: str = "none"
+    draft_model: str = ""  # guesses for the model of conversations
 
 
 @dataclass(slots=True)
@@ -157,6 +159,7 @@ class Models:
         self._make_room(name, nbytes)
         logging.info("loading the model %s", name)
         told = load_progress(name)
+        chats = name == self._roles.get("chat")
 
         def progress(done: int, of: int) -> None:
             self.loading = (done, of)
@@ -170,6 +173,8 @@ class Models:
                 quantize=how.quantize,
                 max_context=how.max_context,
                 progress=progress,
+                quantize_cache=how.quantize_cache,
+                draft=(how.draft_model or None) if chats else None,
             )
         finally:
             self.loading = None
