@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 160_000
 """Of a prompt, whatever the model's pace allows."""
 
+LARGEST = 1 << 20
+"""Characters of another document that is still looked into."""
+
 _EDITED = 0.9
 """What a passage that was just edited counts for: less than a definition, more than similar lines."""
 
@@ -67,10 +70,6 @@ def edited(path: str, passage: tuple[int, int, str]) -> Snippet:
     return Snippet(path, first, last, text, _EDITED, "edited just now")
 
 
-def laid_over(
-    buffers: Iterable[tuple[str, str]], path: str, largest: int = 1 << 20
-) -> tuple[OpenDocument, ...]:
-    """The buffers (path, text) that go over the index: all but `path` itself and huge ones."""
-    return tuple(
-        OpenDocument(other, text) for other, text in buffers if other != path and len(text) <= largest
-    )
+def laid_over(buffers: Iterable[tuple[str, str]]) -> tuple[OpenDocument, ...]:
+    """The buffers (path, text) that go over the index."""
+    return tuple(OpenDocument(path, text) for path, text in buffers)

@@ -7,6 +7,7 @@ All work on an index runs in threads, so that typing never waits for it. A folde
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +36,7 @@ class Folder:
     stop: threading.Event = field(default_factory=threading.Event)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     watcher: "Watcher | None" = None
+    sources: frozenset[str] | None = None  # what is indexed, until something changes
 
 
 class Folders:
@@ -54,7 +56,7 @@ class Folders:
         self._background = background
         self._complain = complain
         self._options = options
-        self._changed = changed
+        self._tell_changed = changed
         self._folders: dict[Path, Folder] = {}
 
     async def add(self, path: Path) -> None:
@@ -113,9 +115,25 @@ class Folders:
         await asyncio.gather(*(self._sync(folder) for folder in folders))
         return len(folders)
 
+    def excluded(self, index: "Index", path: str) -> bool:
+        """Whether a file stands on the disk and the index has left it out: ignored, secret, generated."""
+        folder = self._folders.get(index.root)
+        if folder is None:
+            return False
+        if folder.sources is None:
+            with suppress(CodeIndexError):
+                folder.sources = frozenset(index.sources())
+        known = folder.sources or frozenset()
+        return bool(known) and path not in known and (folder.root / path).exists()
+
     def indexes(self) -> "list[Index]":
         """The index of each repository."""
         return [folder.index for folder in self._folders.values()]
+
+    def _changed(self) -> None:
+        for folder in self._folders.values():
+            folder.sources = None
+        self._tell_changed()
 
     async def aclose(self) -> None:
         """Close the indexes, after the background work on them has ended."""

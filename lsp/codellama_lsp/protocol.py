@@ -76,7 +76,14 @@ class Protocol(LanguageServerProtocol):
             elif "id" in data:
                 self._give_up(data["id"])
             return
-        self.handle_message(message)
+        try:
+            self.handle_message(message)
+        except Exception:
+            # What pygls trips over (a list as the id to cancel) must not end the session.
+            logger.exception("A message could not be handled: %s", data.get("method"))
+            if "method" in data and "id" in data:
+                text = "The message could not be handled."
+                self._refuse(data["id"], types.ErrorCodes.InternalError, text)
 
     def _out_of_turn(self, method: object) -> tuple[types.ErrorCodes, str] | None:
         """Why a method may not be called now, or None where it may."""

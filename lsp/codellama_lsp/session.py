@@ -15,6 +15,7 @@ from pygls.exceptions import FeatureRequestError
 from pygls.lsp.server import LanguageServer
 
 from codellama import __version__
+from codellama.assist.context import refused
 from codellama_lsp import completion, convert, edits, framing, settings, status
 from codellama_lsp.cache import Cursor
 from codellama_lsp.documents import Document, Documents
@@ -123,7 +124,10 @@ class Server(LanguageServer):
         paths: dict[str, str] = {}
         for other in self.documents:
             there = self.folders.find(convert.path_of(other.uri))
-            if there is not None and there[0] is index:
+            if there is None or there[0] is not index or there[1] == path:
+                continue
+            small = len(other.text) <= completion.LARGEST and not self.folders.excluded(index, there[1])
+            if small and not refused(there[1], other.text):
                 inside[there[1]] = other.text
                 paths[other.uri] = there[1]
         recent = tuple(
@@ -131,7 +135,7 @@ class Server(LanguageServer):
             for edit in self.edits.elsewhere(document.uri, time.monotonic())
             if edit.uri in paths
         )
-        buffers = completion.laid_over(inside.items(), path)
+        buffers = completion.laid_over(inside.items())
         return completion.Place(path, text, offset, index, buffers, recent)
 
     async def serve(self, stdin: int, stdout: BinaryIO) -> int:

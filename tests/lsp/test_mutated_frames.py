@@ -67,6 +67,12 @@ def test_damaged_messages_are_survived(start: Callable[..., Any], seed: int) -> 
     assert client.process.poll() is None
 
 
+def test_a_cancel_of_no_id_is_survived(client: Any) -> None:
+    """It names nothing that runs, and pygls trips over it."""
+    client.notify("$/cancelRequest", {"id": ["a"]})
+    assert client.suggestion(client.open("x = "), 0, 4)
+
+
 def test_an_answer_that_cannot_be_read_ends_its_wait(start: Callable[..., Any], home: Path) -> None:
     """A client answers a request of ours with nonsense: the command that waits for it ends."""
     client = start()

@@ -80,6 +80,20 @@ def test_several_folders_and_strangers(start: Callable[..., Any], tmp_path: Path
     assert (asked["root"], asked["path"], asked["open"]) == (None, "elsewhere.py", [])
 
 
+def test_excluded_and_secret_buffers_stay_here(start: Callable[..., Any], tmp_path: Path) -> None:
+    """What git ignores and what holds secrets is not sent, though an editor has it open and edits it."""
+    root = repository(tmp_path / "one", a="def alpha(): ...\n", private="x = 1\n", open="y = 1\n")
+    (root / ".gitignore").write_text("private.py\n")
+    client = start()
+    client.initialize(workspaceFolders=workspace(root))
+    indexed(client)
+    for name in ("private.py", ".env", "open.py"):
+        client.type(client.open("TOKEN = 1\n", (root / name).as_uri()), 0, 0, "z")
+    asked = client.asked_for(client.open("x = ", (root / "a.py").as_uri()), 0, 4)
+    assert asked["open"] == ["open.py"]
+    assert asked["recent"] == ["zTOKEN = 1\n"]
+
+
 def test_folders_come_and_go(start: Callable[..., Any], tmp_path: Path) -> None:
     """A folder added later is indexed; a removed one is forgotten."""
     root = repository(tmp_path / "one", a="def alpha(): ...\n")
