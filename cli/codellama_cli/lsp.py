@@ -4,9 +4,6 @@ from typing import Annotated
 
 import typer
 
-# What the language server has settings of; the others are for commands.
-_GROUPS = ("completion", "chat", "engine", "index")
-
 
 def lsp(
     stdio: Annotated[bool, typer.Option("--stdio", help="Accepted for editors that pass it.")] = True,
@@ -17,10 +14,11 @@ def lsp(
     """
     from codellama_cli import repository
     from codellama_lsp.__main__ import main
+    from codellama_lsp.settings import Settings
 
     options: dict[str, dict[str, object]] = {}
     for key, value in repository.settings_for(None).values.items():
         group, _, name = key.partition(".")
-        if group in _GROUPS:
+        if hasattr(getattr(Settings(), group, None), name):  # the others are for commands
             options.setdefault(group, {})[name] = value
     main([], options)
