@@ -40,7 +40,7 @@ def list_(json: Json = False) -> None:
     from codellama_cli import output, repository
 
     folder = repository.settings_for(None).text("models.folder")
-    local = list(local_models(Path(folder).expanduser() if folder else None, output.warn))
+    local = list(local_models(Path(folder).expanduser().absolute() if folder else None, output.warn))
     known = known_models()
     rows = [_row(m.name, identify(m.config, m.name).family, m.config, m.infill, str(m.path)) for m in local]
     rows += [_row(m.name, m.family, m.shape, m.infill, None) for m in missing(known, local)]

@@ -92,27 +92,22 @@ def checked_model(name: str) -> str:
 
 def serve_settings(loaded: Config, model: str) -> "ServeSettings":
     """How a server for `model` is started, or reached where it is a URL."""
+    from codellama.runtime.locate import independent
     from codellama.serve.client import ServeSettings
     from codellama.serve.remote import is_remote
 
-    def placed(name: str) -> str:
-        """Independent of the current folder, which the server does not share."""
-        path = Path(name).expanduser()
-        here = not is_remote(name) and name not in ("", "pocket") and path.exists()
-        return str(path.absolute()) if here else name
-
     chat = loaded.text("chat.model")
     return ServeSettings(
-        model=placed(model),
-        chat_model="" if is_remote(chat) or chat == model else placed(chat),
+        model=model if is_remote(model) else independent(model),
+        chat_model="" if is_remote(chat) or chat == model else independent(chat),
         device=loaded.text("engine.device"),
         dtype=loaded.text("engine.dtype"),
         quantize=loaded.text("engine.quantize"),
         quantize_cache=loaded.text("engine.quantize_cache"),
-        draft_model=placed(loaded.text("chat.draft_model")),
+        draft_model=independent(loaded.text("chat.draft_model")),
         max_context=loaded.whole("engine.max_context"),
         memory_gb=loaded.number("engine.memory_gb"),
         idle_minutes=loaded.number("engine.idle_minutes"),
-        tokenizer=placed(loaded.text("engine.tokenizer")),
+        tokenizer=independent(loaded.text("engine.tokenizer")),
         key_file=loaded.text("engine.key_file"),
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from codellama.assist.meaning import Meaning
+from codellama.runtime.embedding import EmbeddingModel
+from codellama.runtime.errors import UnknownModel
 from codellama.runtime.locate import locate
+from codellama_cli import config, repository
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 POCKET = locate("pocket")
@@ -245,7 +250,7 @@ def test_what_cannot_be_pulled_says_why(hub: Hub) -> None:
 def test_names_of_pulled_models_are_found(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A folder of that name goes before the hub's cache."""
+    """A folder of that name in the current one stands in for nothing; with ./ before it, it is the folder."""
     monkeypatch.delenv("HF_HOME", raising=False)
     snapshot = home / "cache" / "huggingface" / "hub" / "models--us--m" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -254,4 +259,15 @@ def test_names_of_pulled_models_are_found(
     assert locate("us/m") == snapshot
     (tmp_path / "us" / "m").mkdir(parents=True)
     (tmp_path / "us" / "m" / "config.json").write_text("{}")
-    assert locate("us/m") == tmp_path / "us" / "m"
+    assert locate("us/m") == snapshot
+    assert locate("./us/m") == tmp_path / "us" / "m"
+    shutil.copytree("us/m", "us/other")
+    with pytest.raises(UnknownModel, match=r"write \./us/other"):
+        locate("us/other")
+    for name, sent in (("us/m", "us/m"), ("./us/m", str(tmp_path / "us" / "m"))):
+        loaded = config.load(None, {"completion.model": name, "engine.tokenizer": name})
+        settings = repository.serve_settings(loaded, name)
+        assert (settings.model, settings.tokenizer) == (sent, sent)
+        assert Meaning(settings, name).name == sent
+    with pytest.raises(UnknownModel, match=r"write \./us/m"):
+        EmbeddingModel("us/m")

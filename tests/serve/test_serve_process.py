@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from codellama.runtime.errors import ServerError, UnknownModel
@@ -60,6 +61,7 @@ def test_many_processes_share_one_server(own_server: Path) -> None:
     assert status is not None
     assert pids == {str(status.pid)}
     assert mode(own_server) == 0o700
+    assert psutil.Process(status.pid).cwd() == str(own_server)
     files = sorted(path.name for path in own_server.iterdir() if path.suffix != ".lock")
     assert files == ["serve-1.json", "serve-1.sock", "token-1"]
     assert {mode(own_server / name) for name in files} == {0o600}
@@ -84,6 +86,13 @@ def test_many_processes_share_one_server(own_server: Path) -> None:
     asyncio.run(asyncio.wait_for(stop_in_the_middle(), HUNG))
     assert daemon.status() is None
     assert [path.name for path in own_server.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_the_current_folder_is_not_imported(tmp_path: Path) -> None:
+    """A cloned repository's argparse.py is no part of the server that is started there."""
+    (tmp_path / "argparse.py").write_text("raise SystemExit(99)\n")
+    done = subprocess.run([*daemon.command(PLAIN), "--help"], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_killed_server_is_replaced(own_server: Path) -> None:

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codellama.runtime.locate import independent
 from codellama.serve.client import ModelClient, ServeSettings
 from codellama_index.records import QuestionVector
 
@@ -21,8 +21,7 @@ class Meaning:
     """
 
     def __init__(self, settings: ServeSettings, name: str) -> None:
-        folder = Path(name).expanduser()
-        self.name = str(folder.absolute()) if folder.is_dir() else name
+        self.name = independent(name)
         self._settings = settings
 
     async def of_question(self, question: str) -> QuestionVector:

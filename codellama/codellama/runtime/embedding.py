@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codellama.runtime.errors import CheckpointError, InvalidRequest, UnknownModel
+from codellama.runtime.locate import is_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,11 @@ class EmbeddingModel:
 
     def __init__(self, name: str) -> None:
         """Loads the folder or hub id `name`; raises InvalidRequest, UnknownModel or CheckpointError."""
+        folder = Path(name).expanduser()
+        if not is_path(name) and folder.exists():  # the package would take it for the model of that name
+            raise UnknownModel(
+                f"The embedding model {name!r} is not read from the folder of that name here: write ./{name}."
+            )
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
@@ -30,7 +36,6 @@ class EmbeddingModel:
                 "Embedding models need another package: pip install 'codellama[embeddings]', or unset "
                 "embeddings.model."
             ) from error
-        folder = Path(name).expanduser()
         if folder.is_dir() and not (folder / "modules.json").is_file():
             raise UnknownModel(
                 f"The folder {name} holds no modules.json, so it is no model of sentence-transformers: name "

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -227,7 +226,8 @@ def _start_once(settings: ServeSettings) -> Address:
 
 def command(settings: ServeSettings) -> list[str]:
     """The command line of a server's process, without where it listens."""
-    parts = [sys.executable, "-m", "codellama.serve", "--model", settings.model]
+    # -P: what lies in the current folder, a stranger's repository perhaps, is not imported.
+    parts = [sys.executable, "-P", "-m", "codellama.serve", "--model", settings.model]
     parts += ["--device", settings.device, "--dtype", settings.dtype]
     parts += ["--quantize", settings.quantize, "--quantize-cache", settings.quantize_cache]
     parts += ["--draft-model", settings.draft_model]
@@ -268,7 +268,7 @@ def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        cwd=tempfile.gettempdir(),  # else it would hold the user's folder
+        cwd=runtime_folder(),  # nobody else writes there; the user's folder is not held
         start_new_session=True,
         creationflags=flags,
     )
