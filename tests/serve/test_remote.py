@@ -165,6 +165,7 @@ class StandIn:
         self, completions: Callable[[dict[str, Any]], tuple[int, Any]], listed: dict[str, Any]
     ) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.authorised: set[str | None] = set()
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -173,6 +174,7 @@ class StandIn:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                stand_in.authorised.add(self.headers["Authorization"])
                 stand_in.asked.append((self.path, body))
                 if self.path == "/v1/completions":
                     self._answer(*completions(body))
@@ -318,6 +320,25 @@ def test_what_goes_wrong_there_is_typed(status: int, body: object, kind: type[Ex
         assert server.url in str(refused.value)
     finally:
         server.close()
+
+
+def test_the_local_token_stays_here(ollama: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What opens the server on this machine is sent to no other; a key for others has a name of its own."""
+    monkeypatch.setenv("CODELLAMA_TOKEN", "local")
+    for key, sent in (("", None), ("theirs", "Bearer theirs")):
+        monkeypatch.setenv("CODELLAMA_REMOTE_KEY", key)
+        ollama.authorised.clear()
+        ask(ServeSettings(model=ollama.url), lambda client: client.complete(CompletionRequest("a")))
+        assert ollama.authorised == {sent}
+
+
+def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the request and says nothing more; told, and not asked again."""
+    monkeypatch.setattr("codellama.serve.client._LIST_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ServerError, match=f"{url} keeps silent"):
+            ask(ServeSettings(model=url), lambda client: asyncio.wait_for(client.models(), 20))
 
 
 def test_our_own_server_elsewhere_tells_everything(

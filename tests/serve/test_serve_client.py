@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 
 from codellama.runtime.errors import (
@@ -88,6 +89,35 @@ def test_models_and_tokens(served: Any) -> None:
     assert (info.name, info.max_context, info.can_infill, info.can_chat) == ("pocket", CONTEXT, True, False)
     assert tokens[0]
     assert tokens[1] == []
+    # Its path is another name of the same model, which is in memory once.
+    assert ask(lambda client: client.model(str(locate("pocket")))).name == "pocket"
+
+
+def test_calls_share_connections_that_end(served: Any) -> None:
+    """Connections that one call closed are made anew for another; a late failure takes no newer along."""
+
+    async def scenario(client: ModelClient) -> None:
+        await client.models()
+        assert client._http is not None
+        await client._http.aclose()
+        assert await client.models()
+        newer = client._http
+        asked, told = asyncio.Event(), asyncio.Event()
+
+        async def fails(_: httpx.Request) -> httpx.Response:
+            asked.set()
+            await told.wait()
+            raise httpx.ReadError("gone")
+
+        client._http = httpx.AsyncClient(transport=httpx.MockTransport(fails), base_url="http://localhost")
+        late = asyncio.ensure_future(client.models())
+        await asked.wait()
+        client._http = newer
+        told.set()
+        assert await late
+        assert client._http is newer
+
+    ask(scenario)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,10 @@ class App:
             ids = await self.worker.tokenize(model, texts)
         if body.get("counts"):
             return JSONResponse({"counts": [len(each) for each in ids]})
-        return JSONResponse({"tokens": ids[0] if "content" in body and single else ids})
+        # The name that it goes by in the list of models, since a path can be spelled in several ways.
+        info = self.worker.models.info(model)
+        tokens = ids[0] if "content" in body and single else ids
+        return JSONResponse({"tokens": tokens, "model": info.name if info else model})
 
     async def embeddings(self, http: HttpRequest) -> Response:
         request = embeddings.read_request(await _body(http))

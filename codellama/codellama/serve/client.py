@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import httpx
 
 _JSON = {"Content-Type": "application/json"}
+# Seconds: to connect; and without a byte of another server's list of models, of its answer or its next piece.
+_CONNECT_S, _LIST_S, _SILENCE_S = 10.0, 15.0, 300.0
 
 __all__ = ["ModelClient", "ModelInfo", "ServeSettings"]
 
@@ -98,7 +100,6 @@ class ModelClient:
                     self._check(way, refusal)
                     break
                 except _Gone as error:
-                    await self.aclose()
                     if begun or attempt == 2:  # what was given cannot be taken back
                         raise self._final(error) from error
         raise self._no_way()
@@ -107,9 +108,7 @@ class ModelClient:
         """Ids of each text, without BOS; raises InvalidRequest where the server is not ours."""
         if self._remote is not None:
             raise InvalidRequest(f"{self._remote.url} is not asked for tokens: they are for our own server.")
-        body = {"texts": texts, "model": model or self.settings.model}
-        answer = await self._asked("POST", "/tokenize", api.encode(body))
-        tokens: list[list[int]] = answer["tokens"]
+        tokens: list[list[int]] = (await self._tokenized(texts, model))["tokens"]
         return tokens
 
     async def embed(self, texts: Sequence[str], *, model: str, question: bool = False) -> list[list[float]]:
@@ -138,9 +137,11 @@ class ModelClient:
         """Facts of one model, which is loaded for it."""
         if self._remote is not None:
             return (await self.models())[0]
-        wanted = name or self.settings.model
-        await self.tokenize([""], model=wanted)
-        return next(info for info in await self.models() if info.name == wanted)
+        wanted = (await self._tokenized([""], name))["model"]
+        for info in await self.models():
+            if info.name == wanted:
+                return info
+        raise ServerError(f"The model {wanted} made room for another as soon as it was loaded: try again.")
 
     async def loading(self) -> tuple[int, int] | None:
         """Bytes loaded and to load of the model that our server is loading.
@@ -154,9 +155,15 @@ class ModelClient:
 
     async def aclose(self) -> None:
         """Closes the connections; the server stays."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    async def _tokenized(self, texts: list[str], model: str | None) -> dict[str, Any]:
+        """The answer to `/tokenize`: ids, and the name that the server knows the model by."""
+        wanted = model or self.settings.model
+        body = {"texts": texts, "model": wanted}
+        return {"model": wanted} | await self._asked("POST", "/tokenize", api.encode(body))
 
     async def _run(
         self, request: Request, model: str | None, deadline_s: float | None, options: dict[str, Any]
@@ -224,7 +231,6 @@ class ModelClient:
                 async with self._exchange(method, path, content) as response:
                     answer = _json(await response.aread())
             except _Gone as error:
-                await self.aclose()
                 if attempt == 2:
                     raise self._final(error) from error
                 continue
@@ -255,9 +261,11 @@ class ModelClient:
         import httpx
 
         known = self._http is not None
+        http: httpx.AsyncClient | None = None
         try:
             http = await self._connected()
-            async with http.stream(method, path, content=content, headers=_JSON) as response:
+            timeout = self._timeout(method)
+            async with http.stream(method, path, content=content, headers=_JSON, timeout=timeout) as response:
                 if response.status_code != 200:
                     refusal = Refusal(response.status_code, _json(await response.aread()))
                     if self._remote is None and known and refusal.status == 401:
@@ -268,19 +276,49 @@ class ModelClient:
                         raise _Gone("it was ending")
                     raise refusal
                 yield response
+        except _Gone:
+            await self._let_go(http)
+            raise
+        except httpx.ReadTimeout as error:
+            assert self._remote is not None, "our own may take as long as it wants"
+            raise ServerError(
+                f"The server at {self._remote.url} keeps silent: see that it is well."
+            ) from error
         except (httpx.TransportError, OSError) as error:
+            await self._let_go(http)
             raise _Gone(str(error) or type(error).__name__) from error
+        except RuntimeError as error:
+            if http is None or not http.is_closed:
+                raise
+            await self._let_go(http)
+            raise _Gone("another call has closed the connections") from error
 
-    async def _connected(self) -> "httpx.AsyncClient":
+    async def _let_go(self, failed: "httpx.AsyncClient | None") -> None:
+        """Forgets connections to a server that is gone; not those that another call has made since.
+
+        Of another server's only the one broke that failed: the rest may be in use.
+        """
+        if failed is None or self._remote is not None:
+            return
+        if self._http is failed:
+            self._http = None
+        await failed.aclose()
+
+    def _timeout(self, method: str) -> "httpx.Timeout":
+        """A model here may take long to load or to answer, connecting may not; elsewhere nobody sees why."""
         import httpx
 
+        if self._remote is None:
+            return httpx.Timeout(None, connect=_CONNECT_S)
+        return httpx.Timeout(_LIST_S if method == "GET" else _SILENCE_S, connect=_CONNECT_S)
+
+    async def _connected(self) -> "httpx.AsyncClient":
         async with self._connecting:
             if self._http is None and self._remote is not None:
                 self._http = _to_remote(self._remote.url, self.settings.key_file)
             elif self._http is None:
                 await _retire_outdated()
-                # A model may take long to load or to answer; connecting to a local server may not.
-                self._http = _http(await daemon.ensure(self.settings), httpx.Timeout(None, connect=10.0))
+                self._http = _http(await daemon.ensure(self.settings), _CONNECT_S)
             return self._http
 
 
@@ -298,7 +336,7 @@ async def _retire_outdated() -> None:
             await asyncio.to_thread(daemon.end, address)
 
 
-def _http(address: Address, timeout: "httpx.Timeout | float") -> "httpx.AsyncClient":
+def _http(address: Address, timeout: float) -> "httpx.AsyncClient":
     import httpx
 
     return httpx.AsyncClient(
@@ -314,7 +352,7 @@ def _to_remote(url: str, key_file: str) -> "httpx.AsyncClient":
     """A client of the server that the user named, and of no other: redirects are not followed."""
     import httpx
 
-    key = os.environ.get("CODELLAMA_TOKEN", "")
+    key = os.environ.get("CODELLAMA_REMOTE_KEY", "")  # CODELLAMA_TOKEN is our own server's alone
     if not key and key_file:
         try:
             key = Path(key_file).expanduser().read_text("utf-8").strip()
@@ -323,8 +361,7 @@ def _to_remote(url: str, key_file: str) -> "httpx.AsyncClient":
                 f"The key file {key_file} cannot be read ({error}): set engine.key_file."
             ) from error
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = httpx.Timeout(None, connect=10.0)
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+    return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False)
 
 
 class _Gone(Exception):

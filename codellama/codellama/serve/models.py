@@ -86,8 +86,12 @@ class Models:
         return tuple(resident.info for resident in list(self._resident.values()))
 
     def info(self, name: str) -> ModelInfo | None:
-        """What is known of a model in memory."""
-        return next((info for info in self.infos() if info.name == name), None)
+        """What is known of a model in memory, however its path is spelled."""
+        try:
+            resident = self._resident.get(locate(name))
+        except UnknownModel:
+            return None
+        return resident.info if resident else None
 
     @contextmanager
     def using(self, name: str) -> Iterator[Engine]:
@@ -110,6 +114,8 @@ class Models:
         """
         if self._only_roles:
             raise UnknownModel("There is no embedding model here: ask a server on your own machine.")
+        if (loaded := self._encoders.get(name)) is not None:  # without waiting for another model's load
+            return loaded
         with self._load_lock:
             if name not in self._encoders:
                 logging.info("loading the embedding model %s", name)
@@ -119,16 +125,16 @@ class Models:
     def measured(self, name: str, result: Result) -> None:
         """Takes what an answer took into the model's rates."""
         stats = result.stats
+        place = locate(name)
         with self._lock:
-            for resident in self._resident.values():
-                if resident.info.name == name:
-                    old = resident.info
-                    computed = stats.prompt_tokens - stats.reused_tokens
-                    resident.info = replace(
-                        old,
-                        prefill_rate=_rate(old.prefill_rate, computed, stats.prefill_s),
-                        decode_rate=_rate(old.decode_rate, stats.tokens, stats.decode_s),
-                    )
+            if (resident := self._resident.get(place)) is not None:
+                old = resident.info
+                computed = stats.prompt_tokens - stats.reused_tokens
+                resident.info = replace(
+                    old,
+                    prefill_rate=_rate(old.prefill_rate, computed, stats.prefill_s),
+                    decode_rate=_rate(old.decode_rate, stats.tokens, stats.decode_s),
+                )
 
     def _take(self, name: str) -> _Resident:
         if self._only_roles and name not in self._roles.values():
