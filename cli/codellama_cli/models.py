@@ -146,7 +146,9 @@ def pull(
     from codellama_cli import output
 
     wanted = download.plan(name, revision, file, pickles)
-    terms = f"licence {wanted.license}" + (", whose terms you accepted" if wanted.gated else "")
+    terms = f"licence {wanted.license}" + (
+        " (given to those who accepted its terms on the hub)" if wanted.gated else ""
+    )
     output.note(
         f"{wanted.name}: {terms}; {_bytes(wanted.size)} in {len(wanted.files)} files ({wanted.weights}), "
         f"to {hub_cache()}"

@@ -61,15 +61,17 @@ async def change(
     passage: "Passage",
     instruction: str,
     problems: Sequence[str],
-    exists: Callable[[str], bool],
+    existing: Callable[[str], str | None],
 ) -> Change:
-    """What the model would do; raises CodellamaError."""
+    """What the model would do; raises CodellamaError. `existing` tells a file's text, None for no file."""
     from codellama.assist import edit
 
     first, behind = passage.start_line - 1, passage.end_line
     if task == "tests":
         path = edit.test_path(passage.path)
-        return Change(path, 0, 0, await edit.tests(client, passage), creates=not exists(path))
+        code = await edit.tests(client, passage)
+        old = existing(path)
+        return Change(path, 0, 0, code, creates=True) if old is None else _appended(path, old, code)
     if task == "fix":
         code = await edit.fix(client, passage, problems)
     elif task == "document":
@@ -79,10 +81,32 @@ async def change(
     return Change(passage.path, first, behind, code)
 
 
+def _appended(path: str, old: str, code: str) -> Change:
+    """Code behind all that a file holds; raises InvalidRequest where they do not go together."""
+    from codellama.assist import syntax
+    from codellama.runtime.errors import InvalidRequest
+
+    lines = old.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    last = lines.pop()  # what stands behind the last line break, mostly nothing
+    text = (f"{last}\n" if last else "") + ("\n\n" if last or lines else "") + code
+    if syntax.breaks(path, "", "\n".join([*lines, text])):
+        raise InvalidRequest(
+            f"{path} and the model's tests behind it are no valid code: mend it, or ask again."
+        )
+    return Change(path, len(lines), len(lines) + bool(last), text)
+
+
 def workspace_edit(
-    found: Change, uri: str, title: str, capabilities: types.WorkspaceEditClientCapabilities | None
+    found: Change,
+    uri: str,
+    version: int | None,
+    title: str,
+    capabilities: types.WorkspaceEditClientCapabilities | None,
 ) -> types.WorkspaceEdit:
-    """A change as the client takes it: to be confirmed before it is made, where the client can ask."""
+    """A change as the client takes it: to be confirmed before it is made, where the client can ask.
+
+    `version` is the open document's that it was made for; a client that knows versions refuses another.
+    """
     whole = types.Range(types.Position(found.start, 0), types.Position(found.end, 0))
     text = found.text if found.text.endswith("\n") else found.text + "\n"
     edit = types.TextEdit(whole, text)
@@ -90,7 +114,7 @@ def workspace_edit(
         return types.WorkspaceEdit(changes={uri: [edit]})
     annotated = capabilities.change_annotation_support is not None
     edits = [types.AnnotatedTextEdit("codellama", whole, text) if annotated else edit]
-    document = types.OptionalVersionedTextDocumentIdentifier(uri)
+    document = types.OptionalVersionedTextDocumentIdentifier(uri, version)
     steps: list[types.TextDocumentEdit | types.CreateFile | types.RenameFile | types.DeleteFile] = []
     if found.creates:
         steps.append(types.CreateFile(uri, options=types.CreateFileOptions(ignore_if_exists=True)))

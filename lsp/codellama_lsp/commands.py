@@ -16,7 +16,7 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 
 from codellama.runtime.errors import CodellamaError, InvalidRequest
 from codellama_index.errors import CodeIndexError
-from codellama_lsp import actions, convert
+from codellama_lsp import actions, completion, convert
 from codellama_lsp.documents import Document
 from codellama_lsp.engine import serve_settings
 from codellama_lsp.jobs import apart
@@ -131,7 +131,7 @@ async def _ask(server: Server, argument: dict[str, Any]) -> object:
 async def _explain(server: Server, argument: dict[str, Any]) -> object:
     from codellama.assist import edit
 
-    passage = await asyncio.to_thread(_passage, server, argument)
+    passage = await asyncio.to_thread(_passage, server, _document(server, argument), argument)
     on_text = _streaming(server, argument)
 
     async def ask(client: "ModelClient") -> str:
@@ -165,29 +165,61 @@ def _changing(task: actions.Task) -> Callable[[Server, dict[str, Any]], Awaitabl
 
 
 async def _edit(server: Server, task: actions.Task, argument: dict[str, Any]) -> types.WorkspaceEdit:
-    if task not in actions.TITLES:
-        raise InvalidRequest(f"There is no task {task!r}: choose one of {', '.join(actions.TITLES)}.")
     document = _document(server, argument)
-    passage = await asyncio.to_thread(_passage, server, argument)
-    instruction, problems = argument.get("instruction", ""), argument.get("problems") or []
-    if task == "edit" and not (isinstance(instruction, str) and instruction.strip()):
-        raise InvalidRequest("instruction is empty: say what is to be done with the lines.")
-    if task == "fix" and not (problems and all(isinstance(each, str) for each in problems)):
-        raise InvalidRequest("problems is empty: give the diagnostics' messages.")
-    found = server.folders.find(convert.path_of(document.uri))
-    root = found[0].root if found else Path(convert.path_of(document.uri) or "/").parent
+    instruction, problems = _told_to(task, argument)
+    passage = await asyncio.to_thread(_passage, server, document, argument)
+    file = convert.path_of(document.uri)
+    found = server.folders.find(file)
+    if task == "tests" and file is None:
+        raise InvalidRequest("This document is no file yet, so its tests have no place: save it first.")
+    root = found[0].root if found else Path(file or "/").parent
+    target = None if task == "tests" else document  # the open document that is edited
+
+    def existing(path: str) -> str | None:
+        nonlocal target
+        opened = (each for each in server.documents if convert.path_of(each.uri) == root / path)
+        target = next(opened, None)
+        return target.text if target else _read(root / path)
 
     async def ask(client: "ModelClient") -> actions.Change:
-        exists = lambda path: (root / path).exists()  # noqa: E731 - a test of one expression
-        return await actions.change(client, task, passage, instruction, problems, exists)
+        return await actions.change(client, task, passage, instruction, problems, existing)
 
     change = await _with_model(server, actions.TITLES[task], ask)
     capabilities = server.client_capabilities.workspace
     editing = capabilities.workspace_edit if capabilities else None
     if change.creates and not actions.may_create(editing):
         raise InvalidRequest(f"{change.path} does not exist and this editor cannot make it: create it first.")
-    uri = document.uri if change.path == passage.path else (root / change.path).as_uri()
-    return actions.workspace_edit(change, uri, actions.TITLES[task], editing)
+    uri, version = (root / change.path).as_uri(), None
+    if target is not None:
+        now = server.documents.get(target.uri)
+        if now is None or now.text != target.text:
+            raise InvalidRequest(f"{change.path} was changed while the model was at it: ask again.")
+        uri, version = now.uri, now.version
+    return actions.workspace_edit(change, uri, version, actions.TITLES[task], editing)
+
+
+def _told_to(task: actions.Task, argument: dict[str, Any]) -> tuple[str, list[str]]:
+    """The instruction and the problems; raises InvalidRequest where the task lacks its own."""
+    if task not in actions.TITLES:
+        raise InvalidRequest(f"There is no task {task!r}: choose one of {', '.join(actions.TITLES)}.")
+    instruction, problems = argument.get("instruction", ""), argument.get("problems") or []
+    if task == "edit" and not (isinstance(instruction, str) and instruction.strip()):
+        raise InvalidRequest("instruction is empty: say what is to be done with the lines.")
+    if task == "fix" and not (problems and all(isinstance(each, str) for each in problems)):
+        raise InvalidRequest("problems is empty: give the diagnostics' messages.")
+    return instruction, problems
+
+
+def _read(path: Path) -> str | None:
+    """A file's text, None where there is none; raises InvalidRequest where nothing can be added to it."""
+    try:
+        if not path.exists():
+            return None
+        if path.is_file() and path.stat().st_size <= completion.LARGEST:  # a pipe would be waited for
+            return path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read ({error}): mend or remove it.") from error
+    raise InvalidRequest(f"{path} is no file of up to {completion.LARGEST} bytes: move it away.")
 
 
 async def _with_model(server: Server, title: str, ask: "Callable[[ModelClient], Awaitable[Any]]") -> Any:
@@ -206,8 +238,7 @@ async def _with_model(server: Server, title: str, ask: "Callable[[ModelClient], 
         bar.close("done")
 
 
-def _passage(server: Server, argument: dict[str, Any]) -> "Passage":
-    document = _document(server, argument)
+def _passage(server: Server, document: Document, argument: dict[str, Any]) -> "Passage":
     span = argument.get("range") or {}
     try:
         start, end = int(span["start"]["line"]), int(span["end"]["line"])

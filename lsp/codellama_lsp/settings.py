@@ -37,10 +37,11 @@ class CompletionSettings:
 class ChatSettings:
     """Who answers questions and edits by instruction: an instruct model, "" for none.
 
-    `max_context` bounds a prompt, in tokens.
+    `draft_model` is a smaller one that guesses for it, `max_context` bounds a prompt, in tokens.
     """
 
     model: str = ""
+    draft_model: str = ""
     max_context: int = 8192
 
 
@@ -54,13 +55,21 @@ class NavigationSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How the model server is started; `max_context` 0 leaves it to the model."""
+    """How the model server is started; `max_context` 0 leaves it to the model, `memory_gb` 0 to what is free.
+
+    Where a model is a URL, `key_file` holds what to authorise with, and `tokenizer` names a model on this
+    machine that has the same one.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
     quantize: str = "auto"
+    quantize_cache: str = "none"
     max_context: int = 0
+    memory_gb: float = 0.0
     idle_minutes: float = 15.0
+    tokenizer: str = ""
+    key_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,7 @@ def _read(options: object, base: Any, name: str, problems: list[str]) -> Any:
             problems.append(f"{full} is no setting (there are {', '.join(sorted(known))}).")
         elif is_dataclass(types[key]):
             changes[key] = _read(value, getattr(base, key), full, problems)
-        elif _fits(value, types[key], may_be_empty=full == "codellama.chat.model"):
+        elif _fits(value, types[key], may_be_empty=getattr(type(base)(), key) == ""):
             changes[key] = tuple(value) if isinstance(value, (list, tuple)) else types[key](value)
         else:
             wanted = _WANTED[types[key]]

@@ -115,7 +115,7 @@ class Suggester:
             done = await self._complete(wanted, settings)
         self.debounce.answered(time.monotonic() - asked)
         origin: Origin = "repository" if done.guess else "model"
-        self._kept.put(wanted.cursor, done.text, (origin, done))
+        self._keep(wanted, origin, done)
         self._tell(wanted, done.text, origin, done, waited, began)
         if done.text:
             self._look_ahead(wanted, done.text, settings)
@@ -166,7 +166,12 @@ class Suggester:
         # It may fail: when it is wanted, it is asked again, and its error told then.
         with suppress(CodellamaError, CodeIndexError):
             done = await self._complete(wanted, settings)
-            self._kept.put(wanted.cursor, done.text, ("ahead", done))
+            self._keep(wanted, "ahead", done)
+
+    def _keep(self, wanted: Wanted, origin: Origin, done: "Completion") -> None:
+        """Remember an answer; one that did not come in time says nothing of the place."""
+        if "deadline" not in done.filters and done.finish_reason != "cancelled":
+            self._kept.put(wanted.cursor, done.text, (origin, done))
 
     def _stop_ahead(self) -> None:
         if self._ahead is not None:

@@ -115,6 +115,17 @@ def test_recent_edits_go_along() -> None:
     assert [(extra.filename, extra.text) for extra in client.request.extras] == [("other.py", "edited()")]
 
 
+def test_recent_edits_of_secrets_stay_here() -> None:
+    """By the file's name, or by what the passage holds."""
+    client = StandIn("x")
+    key = f"-----BEGIN PRIVATE KEY-----\n{'A' * 64}\n"
+    recent = tuple(
+        Snippet(path, 1, 2, text, 1.0, "edited") for path, text in ((".env", "T=1"), ("a.py", key))
+    )
+    run(client, None, replace(QUERY, recent=recent))
+    assert client.request.extras == ()
+
+
 def test_a_prompt_is_bounded() -> None:
     """`prompt_bytes` holds for file and snippets together."""
     client = StandIn("x")

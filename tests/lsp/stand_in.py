@@ -3,7 +3,7 @@
 Only `completion.suggest` and the start of the model server are replaced. The document's first line
 tells what happens: `slow` never ends, `fail` raises, after `say` the rest of the second line's `say ...` is
 said, anything else is answered with what was asked, as JSON. The file `asked` counts the requests. An
-instruct model says what the file `says` holds.
+instruct model says what the file `says` holds, once there is no file `hold`.
 The tests of the real chain are in test_lsp_end_to_end.py.
 """
 
@@ -71,6 +71,8 @@ async def model(self: ModelClient, name: str | None = None) -> ModelInfo:
 async def stream(self: ModelClient, request: Any, *, model: str | None = None) -> AsyncGenerator[str, None]:
     says = Path.home() / "says"
     (Path.home() / "prompt").write_text(request.messages[-1].content)
+    while Path.home().joinpath("hold").exists():
+        await asyncio.sleep(0.01)
     for piece in says.read_text().splitlines(keepends=True):
         yield piece
 

@@ -3,6 +3,7 @@
 The models are stand-ins (see stand_in.py); index, protocol and edits are real.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,84 @@ def test_what_is_no_code_is_refused(begin: Callable[..., Any], home: Path) -> No
         (home / "says").write_text(says)
         assert sentence in refused(client, "fix", **where)
     assert not [r for r in client.requests if r["method"] == "workspace/applyEdit"]
+
+
+def test_nothing_of_a_secret_goes_to_an_instruct_model(
+    begin: Callable[..., Any], home: Path, project: Path
+) -> None:
+    """By name, or by what stands anywhere in the file."""
+    client, _ = begin()
+    (home / "says").write_text("Well.\n")
+    key = "x = 1\n" + "\n" * 200 + f"-----BEGIN PRIVATE KEY-----\n{'A' * 64}\n"
+    for name, text in ((".env", "TOKEN=1\n"), ("key.py", key)):
+        uri = client.open(text, (project / name).as_uri())
+        where = {"uri": uri, "range": lines(0, 0), "instruction": "x", "problems": ["x"]}
+        for command in ("explain", "fix", "document", "tests", "edit"):
+            assert f"{name} is not sent to a model" in refused(client, command, **where)
+    assert not (home / "prompt").exists()
+
+
+def test_an_edit_is_for_the_document_that_was_read(begin: Callable[..., Any], home: Path) -> None:
+    """It names the version, and is refused where the document was changed while the model was at it."""
+    client, uri = begin()
+    (home / "says").write_text("```python\ndef area(r):\n    return 3 * r * r\n```\n")
+    where = {"uri": uri, "range": lines(0, 1), "instruction": "use 3"}
+    client.change(uri, CODE)
+    found = execute(client, "edit", preview=True, **where)
+    assert found["edit"]["documentChanges"][0]["textDocument"] == {"uri": uri, "version": 2}
+    (home / "prompt").unlink()
+    (home / "hold").touch()
+    asked = client.ask(EXECUTE, {"command": "codellama.edit", "arguments": [where]})
+    deadline = time.monotonic() + 20
+    while not (home / "prompt").exists():
+        assert time.monotonic() < deadline, "the model was not asked"
+        time.sleep(0.01)
+    client.change(uri, "import os\n\n\n" + CODE)
+    execute(client, "why")  # so the change has arrived
+    (home / "hold").unlink()
+    assert "shapes.py was changed" in client.answer(asked)["error"]["message"]
+    assert not [r for r in client.requests if r["method"] == "workspace/applyEdit"]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("old", ["import os\n", "import os", ""])
+def test_tests_go_behind_those_that_are_there(
+    begin: Callable[..., Any], home: Path, project: Path, old: str, opened: bool
+) -> None:
+    """Whether the editor has the file open or not, and only where both together are valid code."""
+    client, uri = begin()
+    file = project / "tests" / "test_shapes.py"
+    file.parent.mkdir()
+    file.write_text("def broken(\n" if opened else old)
+    if opened:
+        client.open(old, file.as_uri())
+    (home / "says").write_text("```python\ndef test_area():\n    assert area(1) == 1\n```\n")
+    found = execute(client, "tests", uri=uri, range=lines(0, 0), preview=True)
+    (change,) = found["edit"]["documentChanges"]
+    assert change["textDocument"] == {"uri": file.as_uri(), "version": 1 if opened else None}
+    (edit,) = change["edits"]
+    first, last = edit["range"]["start"]["line"], edit["range"]["end"]["line"]
+    rows = old.split("\n")
+    joined = "\n".join([*rows[:first], edit["newText"], *rows[last:]])
+    between = "\n\n\n" if old else ""
+    test = "def test_area():\n    assert area(1) == 1\n"
+    assert joined.rstrip("\n") == f"{old.rstrip()}{between}{test}".rstrip("\n")
+
+
+def test_tests_that_do_not_go_with_those_there_are_refused(
+    begin: Callable[..., Any], home: Path, project: Path
+) -> None:
+    """What cannot be read is left alone, and a document that is no file has no place for tests."""
+    client, uri = begin()
+    file = project / "tests" / "test_shapes.py"
+    file.parent.mkdir()
+    (home / "says").write_text("```python\ndef test_area():\n    assert area(1) == 1\n```\n")
+    file.write_bytes(b"\xff\xfe")
+    assert "cannot be read" in refused(client, "tests", uri=uri, range=lines(0, 0))
+    file.write_text('text = """open\n')
+    assert "behind it are no valid code" in refused(client, "tests", uri=uri, range=lines(0, 0))
+    untitled = client.open(CODE, "untitled:Untitled-1")
+    assert "save it first" in refused(client, "tests", uri=untitled, range=lines(0, 0))
 
 
 def test_tests_are_a_new_file(begin: Callable[..., Any], home: Path, project: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama_cli import config, repository
+from codellama_lsp import engine
 from codellama_lsp.settings import CompletionSettings, Settings, read
 
 json_values = st.recursive(
@@ -66,6 +68,26 @@ def test_a_wrong_value_is_named_and_ignored(sent: object, said: str) -> None:
     assert settings == Settings()
     assert len(problems) == 1
     assert problems[0].startswith(said)
+
+
+def test_the_configuration_file_reaches_the_model_server() -> None:
+    """What it says of completions, conversations, engine and index is an editor's setting too; both lead to
+    the same model server, or to the same requests of another."""
+    changed = {
+        key: value + 1 if type(value) in (int, float) else value if isinstance(value, bool) else f"my-{key}"
+        for key, value in config.DEFAULTS.items()
+    }
+    loaded = config.load(None, changed)
+    options: dict[str, dict[str, object]] = {}
+    for key, value in loaded.values.items():
+        group, _, name = key.partition(".")
+        if group in ("completion", "chat", "engine", "index"):
+            options.setdefault(group, {})[name] = value
+    settings, problems = read(options, Settings())
+    assert not problems
+    for model in (settings.completion.model, settings.chat.model):
+        assert engine.serve_settings(settings, model) == repository.serve_settings(loaded, model)
+    assert read({"engine": {"key_file": ""}}, settings)[0].engine.key_file == ""
 
 
 def test_whole_floats_are_whole_numbers() -> None:

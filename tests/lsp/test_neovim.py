@@ -108,6 +108,27 @@ def ghost_text(state: dict[str, Any]) -> str:
     return "\n".join("".join(text for text, _ in line) for line in chunks)
 
 
+def messages(home: Path, *commands: str) -> str:
+    """What a Neovim says that reads the documented lines, runs these commands and leaves."""
+    arguments = ["--headless", "-u", str(PROJECT / "editors" / "nvim" / "init.lua"), *commands, "+qa!"]
+    command = [neovim(), *arguments]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True, timeout=60)
+    return done.stderr
+
+
+def test_an_older_neovim_says_so_and_goes_on(home: Path) -> None:
+    """One sentence instead of an error, and no command that could not work; the version is made up here."""
+    said = messages(home, "--cmd", "lua vim.fn.has = function() return 0 end", "+echo exists(':Codellama')")
+    assert "codellama needs Neovim 0.12" in said
+    assert said.endswith("0")
+    assert "E5108" not in said
+
+
+def test_a_command_without_a_server_says_so(home: Path) -> None:
+    """As in a buffer of no file type that is attached to."""
+    assert "codellama is not attached" in messages(home, "+Codellama why")
+
+
 @pytest.fixture
 def editor(model_server: Path, tmp_path: Path) -> Iterator[Editor]:
     command = neovim()

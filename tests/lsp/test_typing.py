@@ -123,13 +123,16 @@ def test_edits_in_other_documents_go_along(start: Callable[..., Any], tmp_path: 
 
 
 def test_a_late_answer_is_given_up(start: Callable[..., Any], home: Path) -> None:
-    """completion.deadline_ms: an empty answer, and the work is cancelled."""
+    """completion.deadline_ms: an empty answer, the work is cancelled, and the place is asked about again."""
     client = start()
     client.initialize(initializationOptions={"completion": {"deadline_ms": 100}})
-    assert client.suggestion(client.open("slow\n"), 1, 0) == ""
+    uri = client.open("slow\n")
+    assert client.suggestion(uri, 1, 0) == ""
     assert (home / "cancelled").exists()
     why = client.call("workspace/executeCommand", {"command": "codellama.why"})
     assert why["filters"] == ["deadline"]
+    client.suggestion(uri, 1, 0)
+    assert asked(home) == 2
 
 
 def test_clients_without_ghost_text_get_a_menu(start: Callable[..., Any]) -> None:

@@ -87,8 +87,9 @@ def test_excluded_and_secret_buffers_stay_here(start: Callable[..., Any], tmp_pa
     client = start()
     client.initialize(workspaceFolders=workspace(root))
     indexed(client)
-    for name in ("private.py", ".env", "open.py"):
-        client.type(client.open("TOKEN = 1\n", (root / name).as_uri()), 0, 0, "z")
+    key = "\n" * 50 + f"-----BEGIN PRIVATE KEY-----\n{'A' * 64}\n"  # far from the edit
+    for name, more in (("private.py", ""), (".env", ""), ("key.py", key), ("open.py", "")):
+        client.type(client.open("TOKEN = 1\n" + more, (root / name).as_uri()), 0, 0, "z")
     asked = client.asked_for(client.open("x = ", (root / "a.py").as_uri()), 0, 4)
     assert asked["open"] == ["open.py"]
     assert asked["recent"] == ["zTOKEN = 1\n"]

@@ -239,6 +239,7 @@ def test_what_cannot_be_pulled_says_why(hub: Hub) -> None:
         done = pull(*arguments)
         assert (done.returncode, word in done.stderr) == (code, True), done.stderr
         assert "Traceback" not in done.stderr
+    assert "to those who accepted" in pull("us/gated", "--yes").stderr  # whether one did is the hub's to say
     cache = Path(os.environ["XDG_CACHE_HOME"]) / "huggingface"
     assert not list(cache.rglob("*.safetensors"))
     hub.close()

@@ -32,9 +32,9 @@ the pocket model is held to `precedents.SHOWN` instead, which is."""
 class CompletionQuery:
     """Where a completion is wanted: byte `offset` in the UTF-8 of `text`, the file at `path`.
 
-    `single_line` None leaves it to the syntax around the cursor. `recent` are passages that were just edited.
-    `prompt_bytes` bounds all that is sent. What is less sure than `least` is not shown; where it was
-    `invoked`, an unsure answer is better than none.
+    `single_line` None leaves it to the syntax around the cursor. `recent` are passages that were just edited,
+    of files that were found to hold no secrets. `prompt_bytes` bounds all that is sent. What is less sure
+    than `least` is not shown; where it was `invoked`, an unsure answer is better than none.
     """
 
     path: str
@@ -93,7 +93,8 @@ async def complete(
     # Of a huge document only what would be sent is looked through.
     if reason := refused(query.path, query.text if len(query.text) <= _LARGE else prefix + suffix):
         return replace(NOTHING, filters=(reason,))
-    query = replace(query, open_documents=allowed(query.open_documents))
+    recent = tuple(passage for passage in query.recent if not refused(passage.path, passage.text))
+    query = replace(query, open_documents=allowed(query.open_documents), recent=recent)
     snippets, single = await asyncio.gather(
         _snippets(index, query, budget), _single_line(query, prefix, suffix)
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from codellama.assist import syntax
+from codellama.assist.context import refused
 from codellama.assist.filters import settled, strip_escapes
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.records import ChatMessage, ChatRequest
@@ -118,7 +119,9 @@ async def _code(client: ModelClient, passage: Passage, task: str) -> str:
 
 
 async def _request(client: ModelClient, passage: Passage, task: str) -> ChatRequest:
-    """Raises InvalidRequest where the client's model is no instruct model."""
+    """Raises InvalidRequest where the file holds secrets, or the client's model is no instruct model."""
+    if reason := refused(passage.path, passage.text):
+        raise InvalidRequest(f"{passage.path} is not sent to a model ({reason}): ask about another file.")
     info = await client.model()
     if not info.can_chat:
         raise InvalidRequest(f"{info.name} is no instruct model, and this needs one: set another chat.model.")

@@ -45,7 +45,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What pulling a model would fetch; `license` is what its card says, `gated` that terms were accepted."""
+    """What pulling a model would fetch; `license` is what its card says, `gated` if it must be accepted."""
 
     name: str
     revision: str
