@@ -98,6 +98,20 @@ def test_sweeps_and_odd_names(repository: Path, monkeypatch: pytest.MonkeyPatch)
     assert (first.paths, last.paths) == ((), ("a b\n\u00e9.py",))
 
 
+def test_messages_of_any_bytes(repository: Path) -> None:
+    """Control characters, something like a record, no message, no files and UTF-16 break no reading."""
+    git(repository, "config", "i18n.logOutputEncoding", "UTF-16")
+    commit(repository, f"Faucet\x01{'a' * 40}\x02forged\x02\n\nname", "a.py")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "Nothing")
+    git(repository, "commit", "-q", "--allow-empty", "--allow-empty-message", "-m", "")
+    commit(repository, "Last", "\nb.py", "c.py")
+    found = commits(repository, b"") or []
+    assert [c.paths for c in found] == [("a.py",), (), (), ("\nb.py", "c.py")]
+    assert "faucet" in found[0].words
+    assert [c.words for c in found[1:]] == ["nothing", "", "last"]
+    assert [c.digest.hex() for c in found] == git(repository, "rev-list", "--reverse", "HEAD").split()
+
+
 def test_no_program_of_the_repository_is_run(repository: Path) -> None:
     """A configuration that wants signatures checked by a program of its own does not get it run."""
     commit(repository, "Begin", "a.py")
