@@ -1,6 +1,7 @@
 """A step through fixed buffers, as a GPU's graphs need it, computes what the plain step does."""
 
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def test_a_span_is_captured_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
         first.grow(128)
         graphed(torch.tensor([[97]]), first)
     assert len(captured) == 4
+
+
+def test_a_cache_that_is_dropped_is_gone(tiny: Path) -> None:
+    """Its memory comes back at once, without the garbage collector, which knows nothing of a GPU's."""
+    graphed = GraphedModel(load_engine(str(tiny), device="cpu").model)  # type: ignore[arg-type]
+    cache = graphed.new_cache(64)
+    keys, kept = ref(cache.keys), ref(cache)
+    with torch.inference_mode():
+        graphed(torch.tensor([[97]]), cache)
+    del cache
+    assert kept() is None
+    assert keys() is None
 
 
 def test_an_engine_answers_through_them(tiny: Path) -> None:

@@ -7,7 +7,7 @@ step runs on a CPU, where tests compare it with the plain one; only the capture 
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ SPAN = 512
 
 
 class StaticStep:
-    """One id through a model with a cache, everything that changes between steps in buffers."""
+    """One id through a model with a cache, everything that changes between steps in buffers.
+
+    It keeps no cache alive: whoever holds the cache holds the step.
+    """
 
     def __init__(self, model: Transformer, cache: KVCache, span: int) -> None:
-        self._model, self._cache = model, cache
+        self._model, self._cache = model, ref(cache)
         self.keys = cache.keys  # whose address the step holds
         self.span = min(span, cache.capacity)
         self.ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
@@ -41,9 +44,11 @@ class StaticStep:
 
     def compute(self) -> Tensor:
         """Logits [1, 1, V] of what stands in the buffers; no number of the host's goes in."""
+        cache = self._cache()
+        assert cache is not None, "the step's caller holds it"
         cos, sin = (table.index_select(0, self.position) for table in self._tables)
         mask = self._zero.masked_fill(self._places > self.position, -torch.inf)  # [1, S]
-        now = Pass(0, cos, sin, mask, _At(self._cache, self.position, self.span))
+        now = Pass(0, cos, sin, mask, _At(cache, self.position, self.span))
         return self._model.run(self.ids, now)
 
 
