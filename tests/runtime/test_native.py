@@ -1,6 +1,7 @@
 """The compiled pass computes what torch's layers do, and every position alike however it is reached."""
 
 import ctypes
+import os
 import random
 import subprocess
 from dataclasses import replace
@@ -16,6 +17,7 @@ from codellama.runtime.cache import PackedKVCache
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.generation import LanguageModel
 from codellama.runtime.kernels import Kernels, choose_kernels, fastest, measure
+from codellama.runtime.linear import Int8Linear
 from codellama.runtime.native import NativeModel, fits
 from codellama.runtime.native_build import native_library
 from codellama.runtime.records import CompletionRequest, InfillRequest, Sampling
@@ -68,6 +70,38 @@ def test_every_position_is_computed_alike(deep: Path, cache: str) -> None:
         model(torch.tensor([ids[: 290 - 60 * n]]), one)
     beside = model.together(torch.tensor([ids[290 - 60 * n] for n in range(3)]), caches)
     assert torch.equal(beside, torch.stack([whole[290 - 60 * n] for n in range(3)]))
+
+
+@needs_compiler
+def test_more_sequences_than_a_pass_has_rows(deep: Path) -> None:
+    """Together they are run in pieces: the room of a pass is for 128 rows."""
+    model = _compiled(deep)._model
+    ids = torch.tensor(_ids(131))
+    found = model.together(ids, [model.new_cache(1) for _ in ids])
+    assert torch.equal(found[128:], torch.cat([model(one.view(1, 1))[0] for one in ids[128:]]))
+
+
+@needs_compiler
+def test_ids_beyond_the_vocabulary(deep: Path) -> None:
+    """They are refused, not looked up in whatever memory lies there; the cache stays as it was."""
+    model = _compiled(deep)._model
+    cache = model.new_cache(8)
+    for wrong in (-1, model.config.vocab_size):
+        with pytest.raises(InvalidRequest, match="ids from 0 to"):
+            model(torch.tensor([[97, wrong]]), cache)
+    assert cache.length == 0
+
+
+@needs_compiler
+def test_weights_lie_in_memory_once(deep: Path) -> None:
+    """The layers' own are given back as they are packed."""
+    library = native_library()
+    assert library is not None
+    model = load_engine(str(deep), device="cpu", quantize="int8", kernels="torch").model
+    layers = [layer for layer in model.modules() if isinstance(layer, Int8Linear)]
+    assert layers
+    NativeModel(model, library)
+    assert not any(layer.weight.untyped_storage().nbytes() for layer in layers)
 
 
 @needs_compiler
@@ -168,26 +202,92 @@ def test_without_a_compiler(deep: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("CC", raising=False)
     assert native_library(tmp_path) is None
     assert load_engine(str(deep), device="cpu", quantize="int8").complete("ab", max_tokens=2).ids
-    broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\necho run >> " + str(tmp_path / "runs") + "\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CC", str(broken))
+    _compiler(tmp_path, f"echo run >> {tmp_path / 'runs'}\nexit 1")
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
     assert native_library(tmp_path, patience_s=60) is None
     runs = (tmp_path / "runs").read_text()
     assert native_library(tmp_path, patience_s=60) is None
     assert (tmp_path / "runs").read_text() == runs + "run\n", "asked for its version only"
 
 
-def test_nobody_waits_for_a_slow_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _compiler(folder: Path, script: str) -> None:
+    """A compiler in a shell, for CC."""
+    program = folder / "cc"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose `cc`, once it is written, is the compiler, of a source that takes it no time."""
+    source = tmp_path / "small.c"
+    source.write_text("int one = 1;\n")
+    monkeypatch.setattr(native_build, "SOURCE", source)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    return tmp_path
+
+
+@needs_compiler
+def test_nobody_loads_what_another_may_write(small: Path) -> None:
+    """A folder or a library that is open to others is not trusted; nor is another's."""
+    _compiler(small, 'exec gcc "$@"')
+    folder = small / "made"
+    assert native_library(folder, patience_s=60) is not None
+    (library,) = folder.glob("*.so")
+    for path in (folder, library):
+        path.chmod(0o722)
+        assert native_library(folder) is None
+        path.chmod(0o700)
+    assert native_library(folder) is not None
+    if os.geteuid() == 0:
+        os.chown(library, 12345, -1)
+        assert native_library(folder) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "spoil", ["exit 1", 'for made; do :; done; [ "$made" = --version ] || printf "" > "$made"']
+)
+def test_half_a_library_is_not_installed(small: Path, monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
+    """What a failing compiler leaves, and what does not load, is no library; a day later it is tried anew."""
+    once = small / "failed"
+    _compiler(small, f'gcc "$@"; [ -e {once} ] && exit; {spoil}')
+    assert native_library(small, patience_s=60) is None
+    assert not list(small.glob("*.so"))
+    once.touch()
+    assert native_library(small, patience_s=60) is None, "a failure is not repeated at every start"
+    monkeypatch.setattr(native_build, "REFUSAL_S", 0.0)
+    assert native_library(small, patience_s=60) is not None
+
+
+def test_a_compiler_that_cannot_be_asked(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs, and one that is no program, mean torch's kernels."""
+    monkeypatch.setattr(native_build, "_VERSION_S", 0.1)
+    _compiler(small, "exec sleep 20")
+    assert native_library(small) is None
+    (small / "cc").write_bytes(b"\x7fELF")
+    assert native_library(small) is None
+
+
+def test_a_folder_that_cannot_be_written(
+    small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line says so; no thread dies of it, which pytest would tell."""
+    _compiler(small, 'exec gcc "$@"')
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(native_build.tempfile, "TemporaryDirectory", refuse)
+    assert native_library(small, patience_s=60) is None
+    assert [record.message for record in caplog.records if "read-only" in record.message]
+
+
+@needs_compiler
+def test_nobody_waits_for_a_slow_compiler(small: Path) -> None:
     """Beyond its patience a load goes on without; the library is there for a later one."""
-    go = tmp_path / "go"
-    slow = tmp_path / "cc"
-    slow.write_text(
-        f'#!/bin/sh\n[ "$1" = --version ] && exit\nwhile [ ! -e {go} ]; do sleep 0.02; done\n'
-        'while [ $# -gt 1 ]; do shift; done\nprintf "" > "$1"\n'
-    )
-    slow.chmod(0o755)
-    monkeypatch.setenv("CC", str(slow))
+    tmp_path, go = small, small / "go"
+    _compiler(small, f'[ "$1" = --version ] && exit\nwhile [ ! -e {go} ]; do sleep 0.02; done\nexec gcc "$@"')
     assert native_library(tmp_path, patience_s=0.05) is None
     assert not list(tmp_path.glob("*.so"))
     go.touch()

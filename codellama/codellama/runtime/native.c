@@ -5,7 +5,8 @@
  *
  * A position's numbers never depend on what is computed beside it. Activations are quantised row by row in
  * two int8 halves whose products with the weights are summed as integers, which is exact in any order; every
- * sum of floats runs over a row or over positions in one fixed order. So a prompt computed at once, in
+ * sum of floats runs over a row or over positions in one fixed order, and products are fused into sums only
+ * where `fused` says so (the compiler is told not to). So a prompt computed at once, in
  * pieces, or a token at a time gives the same bits, and `native` may go on from any cached position.
  *
  * Plain C with GNU vector extensions: gcc and clang compile it. The products are written for AVX-512 VNNI,
@@ -20,7 +21,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 #ifdef __linux__
@@ -106,6 +107,24 @@ INLINE vec widen(const int8_t *p) {
 }
 INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
+/* a * b + c, rounded once where the processor can; a machine does always the same. */
+INLINE vec fused(vec a, vec b, vec c) {
+#ifdef __AVX512F__
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) /* gcc leaves the loop below in single lanes here */
+    typedef union { vec whole; __m256 half[2]; } pair;
+    const pair x = {a}, y = {b};
+    pair z = {c};
+    for (int h = 0; h < 2; h++) z.half[h] = _mm256_fmadd_ps(x.half[h], y.half[h], z.half[h]);
+    return z.whole;
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
 /* The sum of the lanes, in halves: always in the same order. */
 INLINE float total(vec x) {
     float lane[LANES];
@@ -128,15 +147,15 @@ INLINE vec exponential(vec x) {
     x = pick(x > 87.0f, splat(87.0f), x);
     x = pick(x < -87.0f, splat(-87.0f), x);
     const vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    vec n = x * 1.44269504f + magic - magic;
-    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec n = fused(x, splat(1.44269504f), magic) - magic;
+    vec r = fused(n, splat(2.12194440e-4f), fused(n, splat(-0.693359375f), x));
     vec p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    p = fused(p, r, splat(1.3981999507e-3f));
+    p = fused(p, r, splat(8.3334519073e-3f));
+    p = fused(p, r, splat(4.1665795894e-2f));
+    p = fused(p, r, splat(1.6666665459e-1f));
+    p = fused(p, r, splat(5.0000001201e-1f));
+    p = fused(p * r, r, r) + 1.0f;
     return (vec)((ivec)p + (__builtin_convertvector(n, ivec) << 23));
 }
 
@@ -272,7 +291,7 @@ static void multiply(const linear *w, const workspace *s, int64_t from, int64_t 
 /* x / rms(x) * weight, into y [dim]. */
 static void norm(const float *x, const float *weight, int64_t dim, float eps, float *y) {
     vec sum = splat(0);
-    for (int64_t i = 0; i < dim; i += LANES) sum += load(x + i) * load(x + i);
+    for (int64_t i = 0; i < dim; i += LANES) sum = fused(load(x + i), load(x + i), sum);
     const vec scale = splat(1.0f / sqrtf(total(sum) / (float)dim + eps));
     for (int64_t i = 0; i < dim; i += LANES) *(vec *)(y + i) = load(x + i) * scale * load(weight + i);
 }
@@ -337,7 +356,7 @@ INLINE void score(const float *const *query, const int count, const void *keys, 
         for (int t = 0; t < 4; t++) {
             vec key = fetch(keys, position * d + (t * d + i) * LANES, packed);
 #pragma GCC unroll 6
-            for (int q = 0; q < count; q++) acc[q][t] += query[q][i] * key;
+            for (int q = 0; q < count; q++) acc[q][t] = fused(splat(query[q][i]), key, acc[q][t]);
         }
     }
     for (int q = 0; q < count; q++)
@@ -384,7 +403,7 @@ INLINE void gather(float *const *out, const int count, const void *values, int64
         for (int v = 0; v < width; v++) {
             vec value = fetch(values, at * d + column + v * LANES, packed);
 #pragma GCC unroll 6
-            for (int q = 0; q < count; q++) acc[q][v] += scores[q * room + at] * value;
+            for (int q = 0; q < count; q++) acc[q][v] = fused(splat(scores[q * room + at]), value, acc[q][v]);
         }
     }
     for (int q = 0; q < count; q++)

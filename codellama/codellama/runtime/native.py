@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from codellama.runtime.config import ModelConfig
+from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.footprint import cache_bytes
 from codellama.runtime.linear import Int8Linear
 from codellama.runtime.model import Transformer
@@ -225,11 +226,16 @@ class NativeModel:
 
     def together(self, ids: Tensor, caches: Sequence[NativeCache]) -> Tensor:
         """Logits [B, V] after one more id for each of B caches, ids [B]."""
-        return self._run(ids.tolist(), caches, [cache.length for cache in caches], len(caches))
+        row: list[int] = ids.tolist()
+        positions = [cache.length for cache in caches]
+        pieces = (slice(at, at + _ROWS) for at in range(0, len(row), _ROWS))
+        return torch.cat([self._run(row[p], caches[p], positions[p], len(row[p])) for p in pieces])
 
     def _run(
         self, ids: list[int], caches: Sequence[NativeCache], positions: list[int], wanted: int
     ) -> Tensor:
+        if not all(0 <= one < self.config.vocab_size for one in ids):  # compiled code would read beyond
+            raise InvalidRequest(f"The model has ids from 0 to {self.config.vocab_size - 1}: give no others.")
         count, furthest = len(ids), max(positions) + 1
         for cache, position in zip(caches, positions, strict=True):
             cache.reach(position + 1)
@@ -276,7 +282,7 @@ class NativeModel:
         assert isinstance(layer, Int8Linear)
         tensors, linear = _packed(layer)
         self._kept += tensors
-        layer.weight = layer.weight[:0]  # give the memory back
+        layer.weight = layer.weight.new_empty(0, layer.in_features)  # a slice would keep the memory
         return linear
 
     def _make_room(self) -> None:

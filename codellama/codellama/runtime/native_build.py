@@ -2,6 +2,7 @@
 
 The library lies in the user's cache folder, named after all that it depends on: source, compiler, processor,
 torch. Nobody waits for the compiler longer than two seconds: what takes longer is there at the next start.
+What is loaded runs as the user, so nothing is loaded that another user could have put there.
 """
 
 import contextlib
@@ -15,12 +16,17 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import torch
 
 SOURCE = Path(__file__).with_name("native.c")
 PATIENCE_S = 2.0
+# How long a failed build is not repeated: a full disk or a lack of memory passes.
+REFUSAL_S = 24 * 3600.0
+# What a compiler may take to tell its version.
+_VERSION_S = 10.0
 _COMPILERS = ("cc", "gcc", "clang")
 
 
@@ -38,17 +44,21 @@ def native_library(folder: Path | None = None, patience_s: float = PATIENCE_S) -
     if compiler is None:
         return None
     folder = folder or cache_folder()
-    library = folder / f"native-{_key(compiler)}.so"
-    refusal = library.with_suffix(".log")
     try:
-        if not library.exists() and not refusal.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        library = folder / f"native-{_key(compiler)}.so"
+        refusal = library.with_suffix(".log")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(folder)
+        if not library.exists() and not _refused(refusal):
             build = threading.Thread(target=_build, args=(compiler, library, refusal), daemon=True)
             build.start()
             build.join(None if patience_s == math.inf else patience_s)
-        return ctypes.CDLL(str(library)) if library.exists() else None
-    except OSError as error:
-        logging.warning("The compiled kernels cannot be used (%s): going on with torch's.", error)
+        if not library.exists():
+            return None
+        _check_private(library)
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        _warn(error)
         return None
 
 
@@ -68,31 +78,71 @@ def _compiler() -> str | None:
     )
 
 
+def _check_private(path: Path) -> None:
+    """Raises PermissionError where another user owns a file or folder, or may write to it."""
+    facts = path.stat()
+    if hasattr(os, "getuid") and (facts.st_uid != os.getuid() or facts.st_mode & 0o022):
+        raise PermissionError(f"{path} has to be yours, and writable for nobody else")
+
+
+def _refused(refusal: Path) -> bool:
+    """Whether a build has failed lately."""
+    try:
+        return time.time() - refusal.stat().st_mtime < REFUSAL_S
+    except FileNotFoundError:
+        return False
+
+
+def _warn(error: Exception) -> None:
+    logging.warning("The compiled kernels cannot be used (%s): going on with torch's.", error)
+
+
 def _key(compiler: str) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=10).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=False, timeout=_VERSION_S
+    ).stdout
     parts = (SOURCE.read_bytes(), version, processor().encode(), torch.__version__.encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _build(compiler: str, library: Path, refusal: Path) -> None:
-    """Makes the library, or a log that says why not and keeps the next start from trying again."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made, report = Path(folder) / library.name, ""
-        for threads in (_thread_flags(), None):  # without threads where OpenMP is missing
-            ran = [
-                subprocess.run(command, capture_output=True, text=True, check=False)
-                for command in _commands(compiler, Path(folder) / "native.o", made, threads)
-            ]
-            report = "\n".join(run.stderr for run in ran)
-            if made.exists():
+    """Makes the library, or a log that says why not and keeps the next starts from trying again."""
+    try:
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            report = _compile(compiler, Path(folder) / "native.o", made)
+            if report is None:
+                made.chmod(0o700)
                 os.replace(made, library)
-                return
-        refusal.write_text(report, encoding="utf-8")
+            else:
+                refusal.write_text(report, encoding="utf-8")
+    except OSError as error:
+        _warn(error)
+
+
+def _compile(compiler: str, middle: Path, made: Path) -> str | None:
+    """None once `made` is a library that loads, else what the compiler said."""
+    report = ""
+    for threads in (_thread_flags(), None):  # without threads where OpenMP is missing
+        for command in _commands(compiler, middle, made, threads):
+            ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            report += ran.stderr
+            if ran.returncode:
+                break
+        else:
+            try:
+                ctypes.CDLL(str(made))  # a compiler's calls may be for another OpenMP than torch's
+            except OSError as error:
+                report += f"{error}\n"
+            else:
+                return None
+    return report
 
 
 def _commands(compiler: str, middle: Path, made: Path, threads: list[str] | None) -> list[list[str]]:
     native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-    flags = ["-O3", native, "-fPIC", *(["-fopenmp"] if threads is not None else [])]
+    # A compiler that fused products and sums as it likes could do so differently for one row and for six.
+    flags = ["-O3", native, "-ffp-contract=off", "-fPIC", *(["-fopenmp"] if threads is not None else [])]
     return [
         [compiler, *flags, "-c", str(SOURCE), "-o", str(middle)],
         [compiler, "-shared", str(middle), *(threads or []), "-lm", "-o", str(made)],
