@@ -69,14 +69,15 @@ def _failed(task: "asyncio.Task[ModelClient]") -> bool:
 
 def serve_settings(settings: Settings, model: str) -> "ServeSettings":
     """How the model server is started, or a running one asked, for this model."""
+    from codellama.runtime.locate import independent
     from codellama.serve.client import ServeSettings
     from codellama.serve.remote import is_remote
 
     chat = settings.chat.model
     return ServeSettings(
-        model=model,
-        chat_model="" if is_remote(chat) or chat == model else chat,
-        draft_model=settings.chat.draft_model,
+        model=model if is_remote(model) else independent(model),
+        chat_model="" if is_remote(chat) or chat == model else independent(chat),
+        draft_model=independent(settings.chat.draft_model),
         device=settings.engine.device,
         dtype=settings.engine.dtype,
         quantize=settings.engine.quantize,
@@ -84,6 +85,6 @@ def serve_settings(settings: Settings, model: str) -> "ServeSettings":
         max_context=settings.engine.max_context,
         memory_gb=settings.engine.memory_gb,
         idle_minutes=settings.engine.idle_minutes,
-        tokenizer=settings.engine.tokenizer,
+        tokenizer=independent(settings.engine.tokenizer),
         key_file=settings.engine.key_file,
     )

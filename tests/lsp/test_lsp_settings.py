@@ -74,7 +74,7 @@ def test_the_configuration_file_reaches_the_model_server() -> None:
     """What it says of completions, conversations, engine and index is an editor's setting too; both lead to
     the same model server, or to the same requests of another."""
     changed = {
-        key: value + 1 if type(value) in (int, float) else value if isinstance(value, bool) else f"my-{key}"
+        key: value + 1 if type(value) in (int, float) else value if isinstance(value, bool) else f"./my-{key}"
         for key, value in config.DEFAULTS.items()
     }
     loaded = config.load(None, changed)
