@@ -50,7 +50,11 @@ def code_action(server: Server, params: types.CodeActionParams) -> list[types.Co
     ours = client.code_action if client else None
     may_disable = bool(ours and ours.disabled_support)
     missing = "" if server.settings.chat.model else _no_model()
-    return actions.offered(document.uri, params.range, params.context, missing, may_disable)
+    found = actions.offered(document.uri, params.range, params.context, missing, may_disable)
+    for action in found:
+        if action.data:
+            action.data["version"] = document.version  # what its lines were counted in
+    return found
 
 
 async def resolve(server: Server, action: types.CodeAction) -> types.CodeAction:
@@ -167,6 +171,8 @@ def _changing(task: actions.Task) -> Callable[[Server, dict[str, Any]], Awaitabl
 async def _edit(server: Server, task: actions.Task, argument: dict[str, Any]) -> types.WorkspaceEdit:
     document = _document(server, argument)
     instruction, problems = _told_to(task, argument)
+    if argument.get("version", document.version) != document.version:
+        raise InvalidRequest("The document was changed since this was offered: ask for code actions again.")
     passage = await asyncio.to_thread(_passage, server, document, argument)
     file = convert.path_of(document.uri)
     found = server.folders.find(file)

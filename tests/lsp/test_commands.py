@@ -289,6 +289,9 @@ def test_code_actions_are_resolved_when_chosen(begin: Callable[..., Any], home: 
     resolved = client.call("codeAction/resolve", found[0])
     assert "r=1" in resolved["edit"]["documentChanges"][0]["edits"][0]["newText"]
     assert "r is undefined" in (home / "prompt").read_text()
+    client.change(uri, "\n" + CODE)
+    assert "edit" not in client.call("codeAction/resolve", found[0])
+    assert "was changed since" in client.params("window/showMessage")[-1]["message"]
     params["context"]["only"] = ["refactor"]
     assert len(client.call("textDocument/codeAction", params)) == 2
 
