@@ -179,7 +179,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rope = {"rope_type": "default", "rope_theta": 1e6}
     write_model(
         folder,
-        4096,
+        load_tokenizer(locate(POCKET)).vocab_size,
         rope,
         hidden_size=256,
         intermediate_size=512,
