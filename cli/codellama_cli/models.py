@@ -164,7 +164,10 @@ def pull(
             {"name": wanted.name, "path": path, "bytes": wanted.size, "license": wanted.license}
         )
     else:
-        output.print_text(f"{path}\nuse it: --model {wanted.name}, or completion.model in config.toml")
+        known_by = (
+            path if wanted.weights == "gguf" else wanted.name
+        )  # there may be several files of that name
+        output.print_text(f"{path}\nuse it: --model {known_by}, or completion.model in config.toml")
 
 
 def _row(name: str, family: str, config: "ModelConfig", infill: str, path: str | None) -> Row:

@@ -54,7 +54,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each option
     settings = repository.settings_for(None, {"completion.model": model})
     locate(settings.text("completion.model"))
     serving = repository.serve_settings(settings, settings.text("completion.model"))
-    command = daemon.command(serving)
+    command = [*daemon.command(serving), "--foreground"]
     command += ["--keys", str(keys)] if keys else []
     command += [part for name in allow_host or () for part in ("--allow-host", name)]
     command += ["--uds", uds] if uds else ["--host", host or "127.0.0.1", "--port", str(port)]

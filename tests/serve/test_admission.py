@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import pytest
 
 from codellama.runtime.errors import ClientBusy, ServerBusy
+from codellama.runtime.records import CompletionRequest
 from codellama.serve.admission import Admission, Ticket
+from codellama.serve.models import Loading, Models
+from codellama.serve.options import Options
+from codellama.serve.worker import Worker
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -25,7 +29,9 @@ class Crowd:
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, name: str, client: str, session: str = "", interactive: bool = True) -> Ticket:
+    async def come(
+        self, name: str, client: str, session: str | None = None, interactive: bool = True
+    ) -> Ticket:
         ticket = Ticket(client, interactive, session)
         self._ends[name] = asyncio.Event()
         self._tasks[name] = asyncio.create_task(self._stay(name, ticket))
@@ -52,6 +58,40 @@ class Crowd:
             self.order.append(name)
             if may_run:
                 await self._ends[name].wait()
+
+
+class Full(Admission):
+    """Takes a note of whoever comes, and nobody in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[Ticket] = []
+
+    def turn(self, ticket: Ticket) -> AbstractAsyncContextManager[bool, None]:
+        self.came.append(ticket)
+        raise ServerBusy("full")
+
+
+def test_a_name_of_ones_own_is_no_other_line() -> None:
+    """Whose key it is, not what the body says, gives the line; the name only tells sessions apart."""
+
+    async def scenario() -> None:
+        full = Full()
+        worker = Worker(Models(Loading(), {"completion": "pocket"}), full)
+        for options in (
+            Options(client="a", session="x"),
+            Options(client="b", session="x"),
+            Options(client="b"),
+        ):
+            with pytest.raises(ServerBusy):
+                await anext(worker.run("pocket", CompletionRequest("a"), options, "anna", lambda: None))
+        worker.close()
+        assert [ticket.client for ticket in full.came] == ["anna"] * 3
+        first, second, none = (ticket.session for ticket in full.came)
+        assert first != second
+        assert none is None
+
+    run(scenario())
 
 
 def test_clients_take_turns() -> None:

@@ -158,7 +158,10 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "LICENSE": b"terms",
     }
     made.files["us/pickled"] = {"config.json": pocket["config.json"], "pytorch_model.bin": b"pickled"}
-    made.files["us/quantised"] = {"a-q8_0.gguf": b"GGUF a", "a-q4_0.gguf": b"GGUF b"}
+    made.files["us/quantised"] = {"config.json": b"{}", "LICENSE": b"terms"} | {
+        "a-q8_0.gguf": b"GGUF a",
+        "a-q4_0.gguf": b"GGUF b",
+    }
     yield made
     made.close()
 
@@ -221,8 +224,13 @@ def test_one_of_several_gguf_files(hub: Hub) -> None:
     assert (done.returncode, "a-q4_0.gguf" in done.stderr) == (2, True)
     done = pull("us/quantised", "--file", "a-q4_0.gguf", "--yes", "--json")
     assert done.returncode == 0, done.stderr
-    assert Path(json.loads(done.stdout)["path"]).read_bytes() == b"GGUF b"
-    assert locate("us/quantised").name == "a-q4_0.gguf"
+    path = Path(json.loads(done.stdout)["path"])
+    assert path.read_bytes() == b"GGUF b"
+    assert {file.name for file in path.parent.iterdir()} == {"a-q4_0.gguf", "LICENSE"}
+    assert f"--model {path}," in pull("us/quantised", "--file", "a-q4_0.gguf", "--yes").stdout
+    assert locate("us/quantised") == path
+    (path.parent / "config.json").write_text("{}")  # as other tools leave it
+    assert locate("us/quantised") == path
 
 
 def test_what_cannot_be_pulled_says_why(hub: Hub) -> None:

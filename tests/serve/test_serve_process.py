@@ -179,6 +179,40 @@ def test_an_older_protocols_server_is_ended(own_server: Path, monkeypatch: pytes
     asyncio.run(asyncio.wait_for(scenario(), HUNG))
 
 
+def test_a_server_that_somebody_keeps_is_left_alone(
+    own_server: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    """Clients of a newer release use what `codellama serve` runs, and never end it."""
+    monkeypatch.setenv("CODELLAMA_ENGINE_QUANTIZE", "none")
+    with subprocess.Popen([sys.executable, "-m", "codellama_cli", "serve"]) as keeper:
+        wait_until(lambda: daemon.find() is not None or keeper.poll() is not None, HUNG)
+        monkeypatch.setattr("codellama.__version__", "9.0")
+        outdated = daemon.outdated()
+        assert daemon.stop()
+        assert keeper.wait(HUNG) == 0
+    assert outdated == []
+
+
+SLOW = """
+import threading
+from codellama.serve import __main__ as server, models
+models.load_engine = lambda *_, **__: threading.Event().wait()
+server._LOADING_S = 0
+server.main()
+"""
+
+
+def test_a_server_ends_in_the_middle_of_a_load(own_server: Path, wait_until: Callable[..., None]) -> None:
+    """A large model takes minutes to load: whoever ends the server does not wait for that."""
+    with subprocess.Popen([sys.executable, "-c", SLOW]) as process:
+        wait_until(lambda: daemon.find() is not None or process.poll() is not None, HUNG)
+        try:
+            assert daemon.stop(timeout_s=20)
+        finally:
+            process.kill()
+    assert [path.name for path in own_server.iterdir() if path.suffix != ".lock"] == []
+
+
 def test_an_idle_server_leaves(own_server: Path, wait_until: Callable[..., None]) -> None:
     """It ends by itself and takes its files along; what lay there before does not confuse it."""
     (own_server / "serve-1.json").write_text("{ damaged")

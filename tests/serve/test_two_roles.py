@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tokenizer_support import write_llama3_chat
 
+from codellama.runtime.embedding import EmbeddingModel
 from codellama.runtime.errors import CheckpointError, ServerBusy, UnknownModel
 from codellama.runtime.footprint import weight_bytes
 from codellama.runtime.locate import locate
@@ -48,6 +49,18 @@ def test_a_request_means_the_model_of_its_role(folders: tuple[Path, Path]) -> No
             "pocket": "completion",
             str(folders[0]): "chat",
         }
+
+
+def test_an_embedding_model_in_memory_waits_for_no_load() -> None:
+    """A question is not held up by the minutes that another model takes to load."""
+    held = models(0, {"completion": "pocket"})
+    held._encoders["mini"] = model = object.__new__(EmbeddingModel)
+    found: list[EmbeddingModel] = []
+    with held._load_lock:
+        asking = threading.Thread(target=lambda: found.append(held.encoder("mini")))
+        asking.start()
+        asking.join(10)
+        assert found == [model]
 
 
 def test_idle_models_make_room(folders: tuple[Path, Path]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from codellama.runtime.errors import UnknownModel
 
 POCKET = "pocket"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
 
 
 def is_path(name: str) -> bool:
@@ -75,8 +76,11 @@ def pulled(name: str) -> Path | None:
         return None
     snapshots = (hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*")
     for folder in sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True):
-        if any((folder / description).is_file() for description in ("config.json", "params.json")):
+        ggufs = list(folder.rglob("*.gguf"))
+        described = any((folder / name).is_file() for name in ("config.json", "params.json"))
+        # Beside .gguf files a description may lie without the weights that it describes.
+        if described and not (ggufs and not any(next(folder.glob(kind), None) for kind in _WEIGHTS)):
             return folder
-        if len(files := list(folder.glob("*.gguf"))) == 1:
-            return files[0]
+        if len(ggufs) == 1:
+            return ggufs[0]
     return None

@@ -83,13 +83,16 @@ async def _serve(arguments: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: None)
     listener = _listen(arguments)
     idle = asyncio.ensure_future(_leave_when_idle(server, app, arguments.idle_minutes * 60))
-    state = daemon.publish(listener, token, arguments.model)
+    state = daemon.publish(listener, token, arguments.model, arguments.foreground)
     try:
         await server.serve(sockets=[listener])
     finally:
         idle.cancel()
         daemon.withdraw(state)
         worker.close()
+    if worker.models.is_loading:  # minutes may be left of it, and who ended us waits
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _leave_when_idle(server: uvicorn.Server, app: App, seconds: float) -> None:
@@ -133,6 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-context", type=int, default=0)
     parser.add_argument("--memory-gb", type=float, default=0.0, help="what the models' weights may take")
     parser.add_argument("--idle-minutes", type=float, default=15.0)
+    parser.add_argument("--foreground", action="store_true", help="somebody keeps it: no client ends it")
     return parser.parse_args()
 
 

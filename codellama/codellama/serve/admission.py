@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class Ticket:
 
     client: str
     interactive: bool
-    session: str = ""
+    session: Hashable = None  # what a newer request of the same client supersedes
     gone: threading.Event = field(default_factory=threading.Event)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     began: float | None = None
@@ -46,7 +46,7 @@ class Admission:
     ) -> None:
         self._lines = {True: _Line(interactive), False: _Line(others)}
         self._queue, self._per_client = queue, per_client
-        self._newest: dict[tuple[str, str], Ticket] = {}
+        self._newest: dict[tuple[str, Hashable], Ticket] = {}
 
     @property
     def waiting(self) -> int:
@@ -88,7 +88,7 @@ class Admission:
         return min(max(1, math.ceil(expected)), _LONGEST_RETRY_S)
 
     def _supersede(self, ticket: Ticket) -> None:
-        if not ticket.session:
+        if ticket.session is None:
             return
         older = self._newest.get((ticket.client, ticket.session))
         self._newest[ticket.client, ticket.session] = ticket

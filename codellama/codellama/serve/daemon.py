@@ -72,6 +72,7 @@ class Address:
     pid: int
     model: str
     version: str = ""
+    foreground: bool = False  # somebody started it and keeps it, for a team perhaps
 
     @property
     def url(self) -> str:
@@ -131,12 +132,17 @@ def find() -> Address | None:
 
 
 def outdated() -> list[Address]:
-    """Running servers of older releases: of an older protocol, or of this one and an older version."""
+    """Running servers of older releases: of an older protocol, or of this one and an older version.
+
+    Only those that were started on demand.
+    """
     numbers = [state.stem.removeprefix("serve-") for state in runtime_folder().glob("serve-*.json")]
     older = []
     for protocol in (int(number) for number in numbers if number.isdigit() and int(number) <= PROTOCOL):
         address = _published(protocol)
-        if address is not None and (protocol < PROTOCOL or _is_older(address.version)) and _runs(address):
+        if address is None or address.foreground:
+            continue
+        if (protocol < PROTOCOL or _is_older(address.version)) and _runs(address):
             older.append(address)
     return older
 
@@ -180,13 +186,14 @@ async def ensure(settings: ServeSettings) -> Address:
     return running if running is not None else await asyncio.to_thread(_start_once, settings)
 
 
-def publish(listener: socket.socket, token: str, model: str) -> list[Path]:
+def publish(listener: socket.socket, token: str, model: str, foreground: bool = False) -> list[Path]:
     """Called by the server once it listens; returns the files to `withdraw` at its end."""
     folder = runtime_folder()
     name = listener.getsockname()
     unix = isinstance(name, str)
     host, port = ("", 0) if unix else (name[0], name[1])
-    address = Address(name if unix else "", host, port, "", os.getpid(), model, codellama.__version__)
+    where = name if unix else "", host, port
+    address = Address(*where, "", os.getpid(), model, codellama.__version__, foreground)
     state = {k: v for k, v in asdict(address).items() if k != "token"}
     files = [folder / f"token-{PROTOCOL}", folder / f"serve-{PROTOCOL}.json"]
     try:
@@ -307,7 +314,8 @@ def _published(protocol: int) -> Address | None:
         token = os.environ.get("CODELLAMA_TOKEN") or (folder / f"token-{protocol}").read_text("utf-8")
         version = str(state.get("version", ""))
         where = state["uds"], state["host"], state["port"]
-        return Address(*where, token.strip(), state["pid"], state["model"], version)
+        foreground = bool(state.get("foreground"))
+        return Address(*where, token.strip(), state["pid"], state["model"], version, foreground)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

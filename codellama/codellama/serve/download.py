@@ -26,8 +26,8 @@ Progress = Callable[[int, int], None]
 _BESIDE = (
     *("config.json", "generation_config.json", "params.json", "chat_template.*"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("LICENSE*", "USE_POLICY*", "NOTICE*"),
 )
+_TERMS = ("LICENSE*", "USE_POLICY*", "NOTICE*")
 _SAFETENSORS = ("*.safetensors", "*.safetensors.index.json")
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "consolidated*.pth")
 _PIECE = 2**20
@@ -74,7 +74,9 @@ def plan(name: str, revision: str | None = None, file: str | None = None, pickle
         info = _api().model_info(name, revision=revision, files_metadata=True)
     there = [_file(sibling) for sibling in info.siblings or ()]
     weights, chosen = _weights(name, there, file, pickles)
-    beside = [f for f in there if f not in chosen and any(fnmatch(f.path, pattern) for pattern in _BESIDE)]
+    # A .gguf file holds its description and tokenizer.
+    patterns = _TERMS if weights == "gguf" else (*_BESIDE, *_TERMS)
+    beside = [f for f in there if f not in chosen and any(fnmatch(f.path, pattern) for pattern in patterns)]
     card = info.card_data
     license_ = (card.get("license_name") or card.get("license")) if card else None
     return Plan(

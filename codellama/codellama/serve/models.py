@@ -72,6 +72,11 @@ class Models:
         self._lock = threading.Lock()  # of the tables, for moments
         self._load_lock = threading.Lock()  # one load at a time, which keeps no loaded model waiting
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread is loading a model, which nothing can stop."""
+        return self._load_lock.locked()
+
     def name(self, asked: str, role: str) -> str:
         """The model that a request means: by name, by role, or where it names none by what it wants."""
         return self._roles.get(asked or role) or asked or self._roles["completion"]

@@ -57,8 +57,9 @@ class Worker:
 
         `began` is called when it is the request's turn. Raises as `Admission.turn` and `Models.using` do.
         """
-        asker = f"{client}/{options.client}"
-        ticket = Ticket(asker, isinstance(request, InfillRequest), options.session)
+        # Lines are by key: the name that a request gives itself only tells sessions apart.
+        session = (options.client, options.session) if options.session else None
+        ticket = Ticket(client, isinstance(request, InfillRequest), session)
         limits = Limits(options, ticket.gone)
         pieces: asyncio.Queue[Piece | Result | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
