@@ -191,7 +191,7 @@ def test_leaving_cancels_the_work(served: Any, wait_until: Callable[..., None], 
             return
         if way == "deadline":
             with pytest.raises(TimeoutError):
-                await client.complete(LONG, deadline_s=0.2)
+                await client.complete(LONG, deadline_s=0.02)
             return
         call = asyncio.ensure_future(client.complete(LONG) if way == "call" else joined(client, LONG))
         while not await asyncio.to_thread(served.metric, "requests_in_flight"):
@@ -214,7 +214,7 @@ def test_a_newer_request_of_a_document_supersedes_the_older(served: Any) -> None
     """The older ends at once with what it had; another document's, and another client's, goes on."""
 
     async def call(client: ModelClient) -> None:
-        long = InfillRequest("def f(x):\n", "", max_tokens=500)
+        long = InfillRequest("def f(x):\n", "", max_tokens=500, mode="prefix")
         short = InfillRequest("import os\n", "", max_tokens=1)
         async with ModelClient() as other:
             older = asyncio.ensure_future(client.infill(long, session="a.py"))
@@ -236,8 +236,10 @@ def test_within_its_time_the_server_answers_what_it_has(served: Any) -> None:
     """`within_s` brings the beginning of the answer instead of a TimeoutError."""
 
     async def call(client: ModelClient) -> None:
-        whole = await client.infill(InfillRequest("def f(x):\n", "", max_tokens=500))
-        part = await client.infill(InfillRequest("def f(x):\n", "", max_tokens=500), within_s=0.05)
+        whole = await client.infill(InfillRequest("def f(x):\n", "", max_tokens=500, mode="prefix"))
+        part = await client.infill(
+            InfillRequest("def f(x):\n", "", max_tokens=500, mode="prefix"), within_s=0.02
+        )
         assert part.finish_reason == "cancelled"
         assert len(part.ids) < len(whole.ids)
         assert whole.text.startswith(part.text)
