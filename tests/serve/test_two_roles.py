@@ -130,7 +130,7 @@ def test_two_names_of_a_folder_are_one_model(
 ) -> None:
     held = models(0, {"completion": "pocket"})
     monkeypatch.chdir(folders[0].parent)
-    with held.using(str(folders[0])) as by_path, held.using(folders[0].name) as by_name:
+    with held.using(str(folders[0])) as by_path, held.using(f"./{folders[0].name}") as by_name:
         assert by_path is by_name
     assert len(held.infos()) == 1
 
