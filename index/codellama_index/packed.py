@@ -23,7 +23,7 @@ from codellama_index.words import identifiers, searchable
 _LEVEL = 6
 # BM25 hardly tells a fourth occurrence of a word from a third; leaving it out saves a fifth of the index.
 _OCCURRENCES = 3
-_LONGEST_WORD, _LONGEST_NUMBER = 40, 4
+_LONGEST_WORD, LONGEST_NUMBER = 40, 4
 _NO_TOKEN = re.compile(r"[^\w$]")
 
 
@@ -218,7 +218,7 @@ def _telling(identifier: str) -> tuple[str, ...]:
     """Its words that are worth finding a passage by: no lone letters, no long numbers, no data."""
     words = searchable(identifier).split()
     return tuple(
-        word for word in words if 1 < len(word) <= (_LONGEST_NUMBER if word.isdigit() else _LONGEST_WORD)
+        word for word in words if 1 < len(word) <= (LONGEST_NUMBER if word.isdigit() else _LONGEST_WORD)
     )
 
 

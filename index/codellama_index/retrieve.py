@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from codellama_index.packed import LONGEST_NUMBER
 from codellama_index.queries import FoundChunk, Queries
 from codellama_index.rank import is_secondary
 from codellama_index.records import Hit, Symbol
@@ -107,7 +108,7 @@ def retrieve(
 
 def search(queries: Queries, read_lines: ReadLines, text: str, limit: int) -> list[Hit]:
     """Passages that hold all of the words, then those that hold some, by BM25."""
-    terms = list(dict.fromkeys(w for i in identifiers(text) for w in parts(i) or [i]))
+    terms = list(dict.fromkeys(word for identifier in identifiers(text) for word in _indexed(identifier)))
     if not terms:
         return []
     quoted = [f'"{term}"' for term in terms]
@@ -117,6 +118,14 @@ def search(queries: Queries, read_lines: ReadLines, text: str, limit: int) -> li
         some = _any_of(_telling(queries, terms))
         chunks += [c for c in queries.search(some, limit) if _place(c) not in known]
     return [_hit(queries, read_lines, _place(c), -c.bm25, ["text"]) for c in chunks[:limit]]
+
+
+def _indexed(identifier: str) -> list[str]:
+    """The words under which a passage with this identifier is found: long numbers only in the whole."""
+    split = parts(identifier) or [identifier]
+    kept = [part for part in split if not part.isdigit() or len(part) <= LONGEST_NUMBER]
+    whole = [identifier.lower().strip("_")] if "_" not in identifier.strip("_") and len(split) > 1 else []
+    return kept if len(kept) == len(split) else kept + whole
 
 
 def by_name(queries: Queries, query: str, limit: int | None) -> list[Symbol]:
