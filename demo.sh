@@ -2,8 +2,8 @@
 # What `make demo` runs: this project's own checkout indexed, one question, one completion.
 set -eu
 question="where is it checked that memory has room for a request?"
-file="codellama/codellama/runtime/device.py"
-before="    raise InvalidRequest("
+file="cli/codellama_cli/infill.py"
+before="    from code"
 line=$(grep -n "^$before" "$file" | head -n 1 | cut -d: -f1)
 place="$file:$line:$((${#before} + 1))"
 
