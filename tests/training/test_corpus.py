@@ -13,7 +13,7 @@ import pytest
 
 from codellama.training import corpus
 from codellama.training.packages import PINS, licence_of, read_packages
-from codellama.training.screening import Benchmark, NearDuplicates, usable_text
+from codellama.training.screening import Benchmark, NearDuplicates, bands, usable_text
 
 CODE = '"""A module."""\n\n' + "".join(f"def name_{n}(value):\n    return value + {n}\n" for n in range(30))
 PROBLEM = "def closest(numbers, limit):\n    for a in numbers:\n        for b in numbers:\n"
@@ -92,9 +92,9 @@ def test_near_copies_are_found() -> None:
     copies = NearDuplicates()
     text = "".join(f"def name_{n}(a, b):\n    return a * {n} + helper_{n * 7 % 13}(b)\n" for n in range(80))
     other = "".join(f"class Kind{n}:\n    size = {n}\n    label = 'kind {n * 3}'\n" for n in range(80))
-    assert not copies.seen(text)
-    assert copies.seen(text.replace("name_17", "renamed").replace("    ", "  "))
-    assert not copies.seen(other)
+    assert not copies.seen(bands(text))
+    assert copies.seen(bands(text.replace("name_17", "renamed").replace("    ", "  ")))
+    assert not copies.seen(bands(other))
 
 
 def test_a_benchmarks_problems_are_recognised(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def _module(seed: int) -> str:
 
 def test_a_corpus_is_built_packed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Archives become files with their package's licence on record; what may not enter does not."""
-    monkeypatch.setattr(corpus, "HELD_OUT_FILES", (2, 2))
+    monkeypatch.setattr(corpus, "HELD_OUT", frozenset(("twofiles1", "absent")))
     for n in range(4):
         _wheel(tmp_path, f"twofiles{n}", "MIT", {f"p{n}/{k}.py": _module(10 * n + k) for k in range(2)})
     _wheel(tmp_path, "free", "MIT", {"free/a.py": _module(91), "free/b.py": _module(92) + PROBLEM})
@@ -138,15 +138,14 @@ def test_a_corpus_is_built_packed_and_read(tmp_path: Path, monkeypatch: pytest.M
     packages = list(read_packages(tmp_path))
     assert [p.name for p in packages if p.licence == "ISC"] == ["npm:thing"]
     built = corpus.build(packages, Benchmark([PROBLEM]))
-    held = {file.package for file in built.held_out}
-    assert len(held) == 1
-    assert held < {f"twofiles{n}" for n in range(4)}
+    assert {file.package for file in built.held_out} == {"twofiles1"}
+    assert "twofiles1" not in {file.package for file in built.train}
     assert {f.path for f in built.train if f.package in ("free", "npm:thing")} == {"free/a.py", "index.js"}
     assert "copyleft" not in built.facts
     assert built.facts["free"]["licence"] == "MIT"
     corpus.write(built.train, tmp_path / "corpus.jsonl.xz")
     assert corpus.read(tmp_path / "corpus.jsonl.xz") == built.train
-    again = corpus.build(packages, Benchmark([PROBLEM]))
+    again = corpus.build(packages, Benchmark([PROBLEM]), processes=2)
     assert (again.train, again.held_out) == (built.train, built.held_out)
 
 

@@ -1,5 +1,6 @@
 """Training samples are the runtime's prompts, and nothing of a file is lost in them."""
 
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -7,9 +8,9 @@ import torch
 from codellama.runtime import load_tokenizer
 from codellama.runtime.locate import POCKET, locate
 from codellama.runtime.prompts import extra_text, infill_ids
-from codellama.training.batches import batches
+from codellama.training.batches import Batch, batches, loader
 from codellama.training.corpus import SourceFile
-from codellama.training.samples import MIDDLE_WEIGHT, Sample, SampleStream
+from codellama.training.samples import MIDDLE_WEIGHT, Sample, SampleStream, Sources
 
 TEXT = "".join(f"def part_{n}(a, b):\n    return a + b * {n}  # é☺\n\n\n" for n in range(9))
 TOKENIZER = load_tokenizer(locate(POCKET))
@@ -18,7 +19,7 @@ TOKENS = TOKENIZER.infill
 
 
 def _stream(*files: SourceFile, seed: int = 0) -> SampleStream:
-    return SampleStream(list(files), TOKENIZER, seed)
+    return SampleStream(Sources(list(files)), TOKENIZER, seed)
 
 
 def _parts(ids: list[int]) -> tuple[str, list[int], list[int], list[int]]:
@@ -95,6 +96,18 @@ def test_parts_of_other_files_head_the_prefix_under_their_path() -> None:
     assert 5 < found < 120
 
 
+def test_the_definition_that_a_text_needs_is_among_its_extras() -> None:
+    """Where another file defines a name that is used, its definition is quoted often, from its first line."""
+    user = SourceFile("p", "a.py", "def run(items):\n    return compute_total(items, 3)\n" * 20)
+    noise = [SourceFile("p", f"n{n}.py", f"value_{n} = {n}\n" * 60) for n in range(12)]
+    body = "def compute_total(items, factor):\n    return factor * sum(items)"
+    home = SourceFile("p", "home.py", "import os\n\n\n" + body + "\n\n\n" + "x = 1\n" * 200)
+    stream = SampleStream(Sources([user, home, *noise]), TOKENIZER, 7, extras=4)
+    prompts = [TOKENIZER.decode(stream.sample(user, user.text[:200]).ids) for _ in range(60)]
+    defined = sum(f"# Path: home.py\n{body}" in prompt for prompt in prompts)
+    assert 25 < defined < 60
+
+
 def test_a_middle_lies_where_it_may_and_weighs_more() -> None:
     """Within the range given, whole lines and rests of lines among them; its tokens weigh MIDDLE_WEIGHT."""
     file = SourceFile("p", "a.py", TEXT)
@@ -132,6 +145,20 @@ def test_a_seed_repeats() -> None:
     file = SourceFile("p", "a.py", TEXT)
     one, again, other = (list(islice(_stream(file, seed=seed), 20)) for seed in (3, 3, 4))
     assert one == again != other
+
+
+def test_processes_make_batches_of_their_own() -> None:
+    """Batches of two processes come in turns, each process's from its own seed."""
+    sources = Sources([SourceFile("p", f"{n}.py", TEXT.replace("part", f"part{n}")) for n in range(5)])
+
+    def made(worker: int) -> Iterator[Batch]:
+        return batches(SampleStream(sources, TOKENIZER, worker), 2, 300)
+
+    alone = [list(islice(made(worker), 2)) for worker in (0, 1)]
+    together = list(islice(loader(made, 2, torch.device("cpu")), 4))
+    for batch, expected in zip(together, (alone[0][0], alone[1][0], alone[0][1], alone[1][1]), strict=True):
+        assert torch.equal(batch.ids, expected.ids)
+        assert torch.equal(batch.weights, expected.weights)
 
 
 def test_rows_hold_whole_samples() -> None:

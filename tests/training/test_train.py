@@ -1,6 +1,7 @@
 """A whole run in little: train, stop, go on, export, load."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,18 @@ import torch
 
 from codellama.runtime import load_engine, load_tokenizer
 from codellama.runtime.model import Transformer
-from codellama.training import train
-from codellama.training.corpus import SourceFile
+from codellama.training import ablate, train
+from codellama.training.corpus import SourceFile, write
 from codellama.training.export import export
+from codellama.training.recipe import Recipe, set_rates
+from codellama.training.samples import Sources
 from codellama.training.tokenizer import train_ranks, write_ranks
 
 FILES = [
     SourceFile("p", f"m{n}.py", "".join(f"def f{k}(a):\n    return a + {k * n}\n\n\n" for k in range(40)))
     for n in range(4)
 ]
-RECIPE = train.Recipe(
+RECIPE = Recipe(
     minutes=20,
     pieces=300,
     dim=32,
@@ -32,7 +35,7 @@ RECIPE = train.Recipe(
     long_length=256,
     muon_rate=0.01,
 )
-WITHIN = train.Files(FILES[:3], FILES[3:], compiled=False)
+WITHIN = train.Material(Sources(FILES[:3]), Sources(FILES[3:]), 0, train.loss_function(False))
 
 
 @pytest.fixture
@@ -45,10 +48,10 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _run(out: Path, recipe: train.Recipe = RECIPE) -> Transformer:
+def _run(out: Path, recipe: Recipe = RECIPE) -> Transformer:
     tokenizer = load_tokenizer(out / "tokenizer.model")
-    torch.manual_seed(0)
-    return train.train(recipe, train._new_model(recipe, tokenizer.vocab_size), tokenizer, WITHIN, out)
+    model = train.started(recipe, tokenizer, None, torch.device("cpu"))
+    return train.train(recipe, model, tokenizer, WITHIN, out)
 
 
 def _last_row(out: Path) -> tuple[int, float]:
@@ -103,9 +106,42 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
     rates = []
     for progress in (0.0, 0.3, 0.9, 1.0, 1.1):
-        train._set_rates(RECIPE, [optimizer], progress)
+        set_rates(RECIPE, [optimizer], progress)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] < 0.05
     assert rates[1] == 1.0
     assert 0 < rates[2] < 1
     assert rates[3:] == [0.0, 0.0]
+
+
+def test_trials_of_one_shape_start_alike_and_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two trials by the command line: each has its line, and another rate another loss."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    now = iter(range(0, 10**9, 1))
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(ablate, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    write(FILES[:3], tmp_path / "corpus.jsonl.xz")
+    write(FILES[3:], tmp_path / "held-out.jsonl.xz")
+    write_ranks(train_ranks((file.text for file in FILES), RECIPE.pieces), tmp_path / "tokenizer.model")
+    small = (
+        "dim=32",
+        "layers=1",
+        "heads=2",
+        "kv_heads=1",
+        "ffn=64",
+        "length=128",
+        "rows=1",
+        "long_length=256",
+    )
+    line = ["ablate", "--corpus", str(tmp_path / "corpus.jsonl.xz"), "--out", str(tmp_path), "--no-compile"]
+    line += ["--tokenizer", str(tmp_path / "tokenizer.model"), "--seconds", "40", "--set", "every=1"]
+    line += [part for setting in small for part in ("--set", setting)]
+    trials = ("", "muon_rate=0.0001,adam_rate=0.0001", "")
+    monkeypatch.setattr("sys.argv", line + [part for trial in trials for part in ("--try", trial)])
+    ablate.main()
+    told = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert told == [json.loads(row) for row in (tmp_path / "ablations.jsonl").read_text().splitlines()]
+    assert [row["trial"] for row in told] == list(trials)
+    assert told[0]["held_out"] == told[2]["held_out"] < told[1]["held_out"] - 0.1

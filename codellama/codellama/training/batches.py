@@ -1,10 +1,14 @@
-"""Samples packed into rows: none is cut, what does not fill a row is left empty and weighs nothing."""
+"""Samples packed into rows: none is cut, what does not fill a row is left empty and weighs nothing.
 
-from collections.abc import Iterator
+`loader` makes batches in processes of their own, so that a GPU need not wait for them.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from codellama.training.samples import Sample, SampleStream
 
@@ -40,6 +44,25 @@ def batches(stream: SampleStream, rows: int, length: int) -> Iterator[Batch]:
             packed.append(_row(row, length + 1))
         ids, weights = zip(*packed, strict=True)
         yield Batch(torch.tensor(ids), torch.tensor(weights)[:, 1:])
+
+
+def loader(make: Callable[[int], Iterator[Batch]], workers: int, device: torch.device) -> Iterator[Batch]:
+    """Endless batches on `device` of `workers` processes, each of which makes its own from its number."""
+    pinned = device.type == "cuda"
+    ahead = {"prefetch_factor": 4, "multiprocessing_context": "fork"} if workers else {}
+    loading = DataLoader(_Made(make), batch_size=None, num_workers=workers, pin_memory=pinned, **ahead)  # type: ignore[arg-type]
+    for ids, weights in loading:
+        yield Batch(ids.to(device, non_blocking=True), weights.to(device, non_blocking=True))
+
+
+class _Made(IterableDataset[tuple[Tensor, Tensor]]):
+    def __init__(self, make: Callable[[int], Iterator[Batch]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        info = get_worker_info()
+        for batch in self.make(info.id if info else 0):
+            yield batch.ids, batch.weights
 
 
 def _row(samples: list[Sample], size: int) -> tuple[list[int], list[float]]:

@@ -72,7 +72,7 @@ def licence_of(metadata: Message) -> str | None:
     classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
     stated = metadata["License-Expression"] or " ".join(
         [
-            (metadata["License"] or "").strip().split("\n")[0],
+            str(metadata["License"] or "").strip().split("\n")[0],
             *(c.split("::")[-1].strip() for c in classifiers),
         ]
     )

@@ -5,7 +5,8 @@ characters (arXiv 2207.14255; rates of arXiv 2308.12950, section 2.3). The rest 
 sample shows one function with a little around it, or a stretch of a file. Most middles are what an editor
 and the benchmark ask for: a line or a few, the rest of a line, a short span; some are long. Passages of
 other files of the package head the prefix, under their paths, as `codellama.runtime.prompts` lays out
-extras; of several drawn, those are taken that share most words with the file.
+extras: often the definitions of names that the text uses, as retrieval finds them, else of several drawn
+those that share most words with the file.
 """
 
 import random
@@ -24,6 +25,7 @@ WINDOW = 1_500  # characters of a file in one sample
 EXTRA_WINDOW = 700
 INFILL_RATE = 0.9
 EXTRA_RATE = 0.3
+DEFINITION_RATE = 0.6  # of the samples with extras, those that are given definitions where there are any
 PYTHON_SHARE = 0.88
 # What a middle weighs in the loss against the text around it: it is a twentieth of the tokens, and all
 # that is ever asked for. The path that heads an extra weighs nothing: the model must not write it.
@@ -35,6 +37,10 @@ _CODE = re.compile(
     r"[=\[{]|\w\(|^\s*(?:return|pass|else|try|finally|break|continue|raise|yield|if|for|while)\b|^\s*[)\]}]"
 )
 _WORD = re.compile(r"[A-Za-z_]\w{2,}")
+_DEFINED = re.compile(
+    r"^[ ]{0,4}(?:async |export |default )*(?:def|class|function\*?) +([A-Za-z_]\w{2,})", re.M
+)
+_COMMON = 4  # a name defined in more files of a package than this says little
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +51,38 @@ class Sample:
     weights: list[float]
 
 
+class Sources:
+    """A corpus as samples are drawn from it: by weight, by package, by the names defined in a package."""
+
+    def __init__(self, corpus: list[SourceFile]) -> None:
+        self.corpus = corpus
+        self.odds = list(accumulate(_odds(corpus)))  # plain, documented files come more often
+        self.by_package: dict[str, list[SourceFile]] = {}
+        for file in corpus:
+            self.by_package.setdefault(file.package, []).append(file)
+        self.definitions = {name: _definitions(files) for name, files in self.by_package.items()}
+
+
 class SampleStream:
-    """Endless seeded samples over a corpus; plain, documented files come more often."""
+    """Endless seeded samples over a corpus."""
 
     def __init__(
         self,
-        corpus: list[SourceFile],
+        sources: Sources,
         tokenizer: Tokenizer,
         seed: int,
         *,
         extras: int = 1,
         window: int = WINDOW,
     ) -> None:
-        self.corpus, self.tokenizer = corpus, tokenizer
+        self.sources, self.tokenizer = sources, tokenizer
         self.extras, self.window = extras, window
         self.tokens = _infill_tokens(tokenizer)
         self.random = random.Random(seed)  # noqa: S311 - seeded samples, not a secret
-        self.by_package: dict[str, list[SourceFile]] = {}
-        for file in corpus:
-            self.by_package.setdefault(file.package, []).append(file)
-        self.odds = list(accumulate(_odds(corpus)))
 
     def __iter__(self) -> Iterator[Sample]:
         while True:
-            file = self.random.choices(self.corpus, cum_weights=self.odds)[0]
+            file = self.random.choices(self.sources.corpus, cum_weights=self.sources.odds)[0]
             yield self.sample(file, *self.stretch(file.text))
 
     def sample(self, file: SourceFile, text: str, first: int = 0, last: int | None = None) -> Sample:
@@ -86,7 +100,7 @@ class SampleStream:
             # As in the paper, prefix and middle encoded as one; the other half teaches the model to go
             # on after a prefix that ends inside a token.
             before, answer = encode(prefix + middle), []
-        extras = self._extras(file, text)
+        extras = self._extras(file, text, middle)
         bos = self.tokenizer.bos_id
         ids = infill_ids(self.tokens, bos, mode, before, encode(suffix), [[*h, *t] for h, t in extras])
         ids += [*answer, self.tokens.eot]
@@ -122,7 +136,7 @@ class SampleStream:
         """Where a middle begins and ends in text[first:last]."""
         kind = self.random.random()
         start = self._place(text, first, last)
-        if kind < 0.4:  # whole lines
+        if kind < 0.45:  # whole lines
             start = text.rfind("\n", 0, start) + 1
             while start < last and text[start : start + 1] == "\n":
                 start += 1
@@ -130,9 +144,9 @@ class SampleStream:
             if self.random.random() < 0.3:  # after the indentation, as an editor leaves the cursor
                 start += len(text[start:end]) - len(text[start:end].lstrip(" "))
             return start, end if self.random.random() < 0.3 else min(len(text), end + 1)
-        if kind < 0.7:  # the rest of a line, or of the next ones too
+        if kind < 0.78:  # the rest of a line, or of the next ones too
             return start, _line_end(text, start, self.random.choice((1, 1, 1, 2, 4)))
-        longest = 300 if kind < 0.9 else last - first
+        longest = 300 if kind < 0.92 else last - first
         return start, min(last, start + self.random.randint(0, longest))
 
     def _place(self, text: str, first: int, last: int) -> int:
@@ -145,28 +159,65 @@ class SampleStream:
                 break
         return place
 
-    def _extras(self, file: SourceFile, text: str) -> list[tuple[list[int], list[int]]]:
+    def _extras(self, file: SourceFile, text: str, middle: str) -> list[tuple[list[int], list[int]]]:
         """Passages of other files of the package, encoded: the header line, and the rest."""
-        others = self.by_package[file.package]
-        if len(others) < 2 or (self.extras == 1 and self.random.random() >= EXTRA_RATE):
+        if len(self.sources.by_package[file.package]) < 2:
+            return []
+        if self.extras == 1 and self.random.random() >= EXTRA_RATE:
             return []
         words = set(_WORD.findall(text))
+        asked = set(_WORD.findall(middle))
+        chosen = self._defining(file, words, asked) if self.random.random() < DEFINITION_RATE else []
+        chosen = (chosen + self._drawn(file, words))[: self.extras]
+        self.random.shuffle(chosen)
+        parts = []
+        for path, part in chosen:
+            header, newline, rest = extra_text(path, part).partition("\n")
+            parts.append((self.tokenizer.encode(header + newline), self.tokenizer.encode(rest)))
+        return parts
+
+    def _defining(self, file: SourceFile, words: set[str], asked: set[str]) -> list[tuple[str, str]]:
+        """Where other files define what the text names, path and passage; half the time what is asked for."""
+        known = self.sources.definitions[file.package]
+        if self.random.random() < 0.5 and not asked.isdisjoint(known):
+            words = asked
+        places = [
+            (other, start)
+            for word in sorted(words & known.keys())
+            for other, start in known[word]
+            if other.path != file.path
+        ]
+        chosen = self.random.sample(places, min(len(places), self.random.randint(1, self.extras)))
+        return [(other.path, _passage(other.text, start)) for other, start in chosen]
+
+    def _drawn(self, file: SourceFile, words: set[str]) -> list[tuple[str, str]]:
+        """Of passages drawn from other files, path and text, those first that share most words."""
+        others = self.sources.by_package[file.package]
         drawn: list[tuple[float, str, str]] = []
         for _ in range(6 + 2 * self.extras):
             other = self.random.choice(others)
             if other.path == file.path:
                 continue
             start = self.random.randint(0, max(0, len(other.text) - EXTRA_WINDOW))
-            part = other.text[start : start + EXTRA_WINDOW]
-            part = part[part.find("\n") + 1 : part.rfind("\n")]
+            part = _passage(other.text, other.text.find("\n", start) + 1)
             found = set(_WORD.findall(part))
             drawn.append((len(words & found) / (len(found) + 8), other.path, part))
-        chosen = sorted(drawn, reverse=True)[: self.extras]
-        parts = []
-        for _, path, part in chosen:
-            header, newline, rest = extra_text(path, part).partition("\n")
-            parts.append((self.tokenizer.encode(header + newline), self.tokenizer.encode(rest)))
-        return parts
+        return [(path, part) for _, path, part in sorted(drawn, reverse=True)]
+
+
+def _definitions(files: list[SourceFile]) -> dict[str, list[tuple[SourceFile, int]]]:
+    """Where a package's functions and classes begin, by name, common names left out."""
+    found: dict[str, list[tuple[SourceFile, int]]] = {}
+    for file in files:
+        for match in _DEFINED.finditer(file.text):
+            found.setdefault(match[1], []).append((file, match.start()))
+    return {name: places for name, places in found.items() if len(places) <= _COMMON}
+
+
+def _passage(text: str, start: int) -> str:
+    """Whole lines from `start`, the beginning of one, at most EXTRA_WINDOW characters."""
+    part = text[start : start + EXTRA_WINDOW]
+    return part[: part.rfind("\n")] if len(part) == EXTRA_WINDOW else part.rstrip("\n")
 
 
 def _odds(corpus: list[SourceFile]) -> list[float]:

@@ -1,6 +1,6 @@
 """Which files are worth learning from: read, checked for what must not enter, and near-copies dropped.
 
-Pure functions and two filters with memory, `NearDuplicates` and `Benchmark`.
+Pure functions, and two filters with memory, `NearDuplicates` and `Benchmark`.
 """
 
 import ast
@@ -49,30 +49,36 @@ def usable_text(name: str, content: bytes) -> str | None:
     return None if _share(r"[0-9]", text) > 0.1 else text
 
 
-class NearDuplicates:
-    """Finds texts of which nearly the same was seen: minhash over five-word shingles, by bands.
+# What a text and its near-copies share, in part: see `bands`.
+Bands = frozenset[tuple[int, bytes]]
+_BANDS, _ROWS = 8, 8
+_FACTORS = np.random.default_rng(0).integers(1, 2**31, _BANDS * _ROWS, dtype=np.uint64) * 2 + 1
 
-    64 hashes in 8 bands of 8: texts whose shingles agree by four fifths meet in some band with
-    probability 0.77, by nine tenths with 0.99, by half with 0.03 (Broder 1997; Leskovec, chapter 3).
+
+def bands(text: str) -> Bands:
+    """Minhash over five-word shingles, 64 hashes in 8 bands of 8.
+
+    Texts whose shingles agree by four fifths meet in some band with probability 0.77, by nine tenths with
+    0.99, by half with 0.03 (Broder 1997; Leskovec, chapter 3).
     """
+    words = _WORD.findall(text.lower())
+    shingles = {zlib.crc32(" ".join(words[n : n + 5]).encode()) for n in range(max(1, len(words) - 4))}
+    hashes = np.fromiter(shingles, dtype=np.uint64)
+    # Multiply-shift: the top half of a 64-bit product with a random odd number.
+    least = (hashes[:, None] * _FACTORS[None] >> np.uint64(32)).min(axis=0)
+    return frozenset((n, band.tobytes()) for n, band in enumerate(least.reshape(_BANDS, _ROWS)))
 
-    BANDS, ROWS = 8, 8
+
+class NearDuplicates:
+    """Finds texts of which nearly the same was seen."""
 
     def __init__(self) -> None:
-        generator = np.random.default_rng(0)
-        self._factors = generator.integers(1, 2**31, self.BANDS * self.ROWS, dtype=np.uint64) * 2 + 1
         self._seen: set[tuple[int, bytes]] = set()
 
-    def seen(self, text: str) -> bool:
-        """Whether nearly this text was asked about before; remembers it either way."""
-        words = _WORD.findall(text.lower())
-        shingles = {zlib.crc32(" ".join(words[n : n + 5]).encode()) for n in range(max(1, len(words) - 4))}
-        hashes = np.fromiter(shingles, dtype=np.uint64)
-        # Multiply-shift: the top half of a 64-bit product with a random odd number.
-        least = (hashes[:, None] * self._factors[None] >> np.uint64(32)).min(axis=0)
-        bands = {(n, band.tobytes()) for n, band in enumerate(least.reshape(self.BANDS, self.ROWS))}
-        known = not self._seen.isdisjoint(bands)
-        self._seen |= bands
+    def seen(self, known_by: Bands) -> bool:
+        """Whether a text of nearly these `bands` was asked about before; remembers them either way."""
+        known = not self._seen.isdisjoint(known_by)
+        self._seen |= known_by
         return known
 
 
