@@ -50,8 +50,9 @@ def write(
     figures: Iterable[Figure],
     packages: Iterable[str] = (),
     more: Mapping[str, object] | None = None,
+    folder: Path = RESULTS,
 ) -> str:
-    """Writes both files and returns the table; `packages` are those whose versions matter."""
+    """Writes both files into `folder` and returns the table; `packages` are those whose versions matter."""
     rows = list(figures)
     versions = {package: importlib.metadata.version(package) for package in packages}
     day = datetime.now(UTC).date().isoformat()
@@ -63,10 +64,10 @@ def write(
         "figures": [asdict(figure) for figure in rows],
         **(more or {}),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     text = _table(name, day, versions, rows)
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     return text
 
 

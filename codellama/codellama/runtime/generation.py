@@ -1,8 +1,10 @@
 """Prefill: a prompt's ids into a model, block by block; and the text of an answer as its ids come.
 
 A result never depends on what was cached before it. torch's kernels sum in an order that depends on the
-rows they get, so there prefill runs in blocks that begin at multiples of `block` positions, whether the
-cache was empty or not; the compiled code of `native` computes a position alike wherever a block begins.
+rows they get, so on a CPU prefill runs in blocks that begin at multiples of `block` positions, whether the
+cache was empty or not; the compiled code of `native` computes a position alike wherever a block begins. On a
+GPU, which rounds to 16 bits anyway, the promise holds to rounding: blocks begin and end where it suits, and
+two ways to the same prompt may part where two ids are as good as equally likely.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +15,10 @@ from torch import Tensor
 
 from codellama.runtime.config import ModelConfig
 
-# Positions of a pass on a CPU, and on a GPU, where fewer would leave its units waiting for the weights.
-BLOCK, GPU_BLOCK = 128, 512
+# Positions of a pass on a CPU, and the most and fewest on a GPU, where fewer would not fill its processors.
+BLOCK, GPU_BLOCK, LEAST_GPU_BLOCK = 128, 2048, 1024
+# Operations of a GPU's pass, after which others may go first: about a tenth of a second on a Hopper.
+_PASS_WORK = 4.5e13
 
 
 class Cache(Protocol):
@@ -42,12 +46,15 @@ class LanguageModel(Protocol):
 
     @property
     def block(self) -> int:
-        """Positions of a prefill's pass, between which others may overtake."""
+        """The most positions of a prefill's pass, between which others may overtake."""
         ...
 
     @property
     def resume_every(self) -> int:
-        """A cache may be gone on with at multiples of so many positions, and gives what a cold one does."""
+        """A cache may be gone on with at multiples of so many positions, and gives what a cold one does.
+
+        On a CPU bit for bit, on a GPU to rounding.
+        """
         ...
 
     @property
@@ -76,9 +83,22 @@ def prefill_block(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Ten
     """Runs the next block of `ids`, from position `cache.length` on; logits [V] of its last one."""
     assert cache.length % model.resume_every == 0
     assert cache.length < len(ids)
-    rows = torch.tensor([ids[cache.length : cache.length + model.block]], device=model.device)  # [1, T]
+    end = cache.length + pass_rows(model, cache.length)
+    rows = torch.tensor([ids[cache.length : end]], device=model.device)  # [1, T]
     last: Tensor = model(rows, cache, last_only=True)[0, -1]
     return last
+
+
+def pass_rows(model: LanguageModel, start: int) -> int:
+    """Positions of the pass behind `start` cached ones: on a GPU fewer behind many, which each looks at."""
+    if model.device.type != "cuda":
+        return model.block
+    config = model.config
+    looks = 4 * config.n_layers * config.n_heads * config.head_dim * start
+    rows = model.block
+    while rows > LEAST_GPU_BLOCK and rows * (2 * config.parameters + looks) > _PASS_WORK:
+        rows //= 2
+    return rows
 
 
 @torch.inference_mode()

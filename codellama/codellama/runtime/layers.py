@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codellama.runtime import fused_prefill
 from codellama.runtime.cache import KVCache
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.rope import apply_rope
@@ -20,8 +21,8 @@ class Pass:
     """What all layers of one pass over T positions share.
 
     `start` positions are cached before these. `mask` [T, start + T] is added to the scores; it is None
-    where none is needed: for one position, which sees everything, and where `start` is 0. Where the T
-    positions belong to a sequence each, `apart` has a pass for each of them.
+    where none is needed: for one position, which sees everything, where `start` is 0, and on a GPU, whose
+    kernels go by the shapes. Where the T positions belong to a sequence each, `apart` has a pass for each.
     """
 
     start: int
@@ -45,15 +46,11 @@ def causal_mask(
 ) -> Tensor | None:
     """The mask of a Pass: 0 where a position may look, else -inf.
 
-    Made once for all layers, in the dtype of the scores, which would otherwise be converted in each. On a GPU
-    a name for it serves, with which the fused kernel needs no mask in memory, unless parts are `sliced`.
+    Made once for all layers, in the dtype of the scores, which would otherwise be converted in each. A GPU's
+    kernels need none in memory, unless parts are `sliced` from it.
     """
-    if start == 0 or length == 1:
+    if start == 0 or length == 1 or (device.type == "cuda" and not sliced):
         return None
-    if device.type == "cuda" and not sliced:
-        from torch.nn.attention.bias import causal_lower_right  # it brings torch's compiler along
-
-        return causal_lower_right(length, start + length)
     mask = torch.zeros(length, start + length, device=device, dtype=dtype)
     mask[:, start:] = torch.full_like(mask[:, start:], -torch.inf).triu_(1)
     return mask
@@ -68,6 +65,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cuda" and not torch.is_grad_enabled():  # the same in one kernel
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return self.weight * rms_norm(x, self.eps)
 
 
@@ -95,8 +94,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         q, k, v = self.project(x)
-        q = apply_rope(q, now.cos, now.sin, self.interleaved)
-        k = apply_rope(k, now.cos, now.sin, self.interleaved)
+        fused = fused_prefill.serves(x, self.head_dim, self.n_heads // self.n_kv_heads)
+        turn = fused_prefill.rotate if fused else apply_rope
+        q = turn(q, now.cos, now.sin, self.interleaved)
+        k = turn(k, now.cos, now.sin, self.interleaved)
         return self.mix(q, k, v, now)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,10 +139,19 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention of q [B, H, T, D] to k, v [B, KV, S, D]; without a mask, causal where T > 1."""
-    assert mask is not None or q.shape[2] in (1, k.shape[2])
-    if q.shape[2] == 1 and mask is None and q.device.type == "cpu":
+    """Softmax attention of q [B, H, T, D] to k, v [B, KV, S, D].
+
+    Without a mask it is causal, the queries being the last T of S positions.
+    """
+    if mask is None and q.shape[2] == 1 and q.device.type == "cpu":
         return _attend_one(q, k, v)
+    group = q.shape[1] // k.shape[1]
+    if mask is None and fused_prefill.serves(q.transpose(1, 2), q.shape[3], group):
+        return fused_prefill.attend(q, k, v)
+    if mask is None and 1 < q.shape[2] < k.shape[2]:
+        from torch.nn.attention.bias import causal_lower_right  # it brings torch's compiler along
+
+        mask = causal_lower_right(q.shape[2], k.shape[2])
     return functional.scaled_dot_product_attention(
         q,
         k,
@@ -175,5 +185,6 @@ class SwiGLU(nn.Module):
             gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
-        out: Tensor = self.down_proj(functional.silu(gate) * up)
+        gated = fused_prefill.gated(gate, up) if fused_prefill.gates(x) else functional.silu(gate) * up
+        out: Tensor = self.down_proj(gated)
         return out

@@ -66,13 +66,16 @@ class Transformer(nn.Module):
 
     @property
     def block(self) -> int:
-        """Positions of a prefill's pass."""
+        """The most positions of a prefill's pass."""
         return GPU_BLOCK if self.device.type == "cuda" else BLOCK
 
     @property
     def resume_every(self) -> int:
-        """torch's kernels sum in an order that depends on a block's rows: prompts run in fixed ones."""
-        return self.block
+        """On a CPU torch's kernels sum in an order that depends on a block's rows: prompts run in fixed ones.
+
+        On a GPU any position will do: its results are the same to rounding only (see `generation`).
+        """
+        return 1 if self.device.type == "cuda" else self.block
 
     @property
     def position_bytes(self) -> int:

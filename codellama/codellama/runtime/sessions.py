@@ -1,9 +1,9 @@
 """The key/value caches of recent prompts: which one a new prompt goes on from, and which makes room.
 
 A session's ids are those whose keys and values are exactly what a prompt that begins with them would have
-computed itself. Where torch computes, that is what a prefill computed in whole blocks, and never what was
-decoded after it, one position at a time and in another order of summing; where every position is computed
-alike (`LanguageModel.resume_every` is 1), it is all of them.
+computed itself. Where torch computes on a CPU, that is what a prefill computed in whole blocks, and never
+what was decoded after it, one position at a time and in another order of summing; where every position is
+computed alike, or on a GPU alike to rounding (`LanguageModel.resume_every` is 1), it is all of them.
 """
 
 from collections.abc import Callable, Sequence

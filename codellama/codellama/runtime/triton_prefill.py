@@ -1,0 +1,112 @@
+"""Triton kernels of a prompt's pass: attention behind a cached past, rotation, and the gate of SwiGLU.
+
+Imported only where there is a GPU; `fused_prefill` starts them, checks them, and says when they serve. Sums
+are in float32, results in the dtype of what they are written to.
+"""
+
+# mypy: ignore-errors
+# ruff: noqa: N803, PLR0913, PLR0917 - a kernel's language, not Python's
+
+import triton
+import triton.language as tl
+
+
+# Not compiled anew for lengths that sixteen divides.
+@triton.jit(do_not_specialize=["count", "length"])
+def attend_kernel(
+    q, k, v, out, heights, q_head, q_row, k_head, k_row, v_head, v_row, count, length, heads, share, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """Causal attention of the last `count` of `length` positions, M queries of a head in each program.
+
+    FlashAttention-2 (arXiv 2307.08691): scores stay on the chip. Keys are read where the cache has them,
+    GROUP query heads from the same. With SPLIT, a program sees `share` keys only, and leaves the logarithm
+    (base 2) of its softmax's sum in `heights` [parts, count, heads], for the parts to be merged by; out is
+    [parts, count, heads, D]. `scale` has log2(e) in it.
+    """
+    tile = tl.program_id(0)
+    head = tl.program_id(1)
+    part = tl.program_id(2)
+    start = length - count
+    rows = tile * M + tl.arange(0, M)
+    dims = tl.arange(0, D)
+    inside = rows < count
+    q += head.to(tl.int64) * q_head
+    k += (head // GROUP).to(tl.int64) * k_head
+    v += (head // GROUP).to(tl.int64) * v_head
+    queries = tl.load(q + rows[:, None] * q_row + dims[None, :], mask=inside[:, None], other=0.0)
+    peak = tl.full([M], float("-inf"), tl.float32)
+    total = tl.zeros([M], tl.float32)
+    mixed = tl.zeros([M, D], tl.float32)
+    first = part * share  # a multiple of N
+    last = tl.minimum(first + share, tl.minimum(start + (tile + 1) * M, length))
+    # All queries of the tile see the keys before `whole`.
+    whole = tl.maximum(first, tl.minimum(last, (start + tile * M + 1) // N * N))
+    for place in range(first, whole, N):
+        columns = place + tl.arange(0, N)
+        keys = tl.load(k + columns[None, :] * k_row + dims[:, None])  # [D, N]
+        scores = tl.dot(queries, keys)  # [M, N]
+        top = tl.maximum(peak, tl.max(scores, 1) * scale)
+        weights = tl.math.exp2(scores * scale - top[:, None])
+        kept = tl.math.exp2(peak - top)
+        total = total * kept + tl.sum(weights, 1)
+        mixed = mixed * kept[:, None]
+        values = tl.load(v + columns[:, None] * v_row + dims[None, :])  # [N, D]
+        mixed = tl.dot(weights.to(values.dtype), values, mixed)
+        peak = top
+    for place in range(whole, last, N):
+        columns = place + tl.arange(0, N)
+        there = columns < length
+        keys = tl.load(k + columns[None, :] * k_row + dims[:, None], mask=there[None, :], other=0.0)
+        scores = tl.dot(queries, keys)
+        scores = tl.where(columns[None, :] <= start + rows[:, None], scores, float("-inf"))
+        top = tl.maximum(peak, tl.max(scores, 1) * scale)
+        base = tl.where(top == float("-inf"), 0.0, top)  # of a query that has seen nothing yet
+        weights = tl.math.exp2(scores * scale - base[:, None])
+        kept = tl.math.exp2(peak - base)
+        total = total * kept + tl.sum(weights, 1)
+        mixed = mixed * kept[:, None]
+        values = tl.load(v + columns[:, None] * v_row + dims[None, :], mask=there[:, None], other=0.0)
+        mixed = tl.dot(weights.to(values.dtype), values, mixed)
+        peak = top
+    mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
+    row = (part * count + rows).to(tl.int64) * heads + head
+    tl.store(out + row[:, None] * D + dims[None, :], mixed.to(out.dtype.element_ty), mask=inside[:, None])
+    if SPLIT:
+        # log2(0) is -inf: a part in which a query sees nothing weighs nothing.
+        tl.store(heights + row, peak + tl.math.log2(total), mask=inside)
+
+
+@triton.jit
+def rotate_kernel(
+    x, cos, sin, out, x_row, heads, HALF: tl.constexpr, HEADS: tl.constexpr, INTERLEAVED: tl.constexpr
+):
+    """One position of x [T, heads, 2 * HALF] turned by its angles, as `rope.apply_rope` turns it."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
+    pair = tl.arange(0, HALF)[None, :]
+    inside = head < heads
+    if INTERLEAVED:
+        place = head * (2 * HALF) + 2 * pair
+        other = place + 1
+    else:
+        place = head * (2 * HALF) + pair
+        other = place + HALF
+    c = tl.load(cos + row * HALF + pair)
+    s = tl.load(sin + row * HALF + pair)
+    real = tl.load(x + row * x_row + place, mask=inside, other=0.0).to(tl.float32)
+    imaginary = tl.load(x + row * x_row + other, mask=inside, other=0.0).to(tl.float32)
+    out += row * heads * (2 * HALF)
+    tl.store(out + place, (real * c - imaginary * s).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + other, (imaginary * c + real * s).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gate_kernel(gate, up, out, gate_row, up_row, width, SIZE: tl.constexpr):
+    """silu(gate) * up, of a row's next SIZE numbers."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    inside = place < width
+    g = tl.load(gate + row * gate_row + place, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + row * up_row + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * width + place, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty), mask=inside)
