@@ -28,7 +28,7 @@ class CompletionSettings:
     budget_bytes: int = 6144
     latency_ms: int = 300
     deadline_ms: int = 5000
-    confidence: float = 0.02
+    confidence: float = 0.2
     debounce: bool = True
     speculate: bool = True
 

@@ -137,3 +137,16 @@ def test_a_guess_never_reaches_past_its_line() -> None:
         text = chance.choice(texts)
         guess = evidence.rest_of_line(text[: chance.randrange(80)])
         assert guess is None or guess.own or any(line.endswith(guess.text) for line in lines)
+
+
+def test_a_beginning_is_what_most_places_agree_on() -> None:
+    """Where the rests differ, the words they share are surer than any of them; an end ends the agreement."""
+    evidence = Evidence()
+    for n, name in enumerate(("first", "second", "third")):
+        evidence.put(f"{n}.py", f"    log.warning(message, {name})\n")
+    evidence.put("4.py", "    log.error(1)\n")
+    guesses = evidence.guesses("def f():\n    log.")
+    beginnings = [guess for guess in guesses if not guess.whole]
+    longest = max(beginnings, key=lambda guess: (guess.support, len(guess.text)))
+    assert (longest.text, longest.support) == ("warning(message,", 3)
+    assert longest.share > next(guess for guess in guesses if guess.whole).share

@@ -5,13 +5,13 @@ kept from one completion to the next.
 """
 
 import asyncio
-import math
 import time
 from dataclasses import dataclass, field, replace
 
 from codellama.assist import filters, names, syntax
 from codellama.assist.context import allowed, extras, merged, refused, shares, windows
-from codellama.assist.precedents import SHOWN, guess_at, surer, trust_in
+from codellama.assist.precedents import guesses_at
+from codellama.assist.sureness import SHOWN, Offer, of_guesses, of_model, pick, trust_in
 from codellama.runtime.evidence import Guess
 from codellama.runtime.records import Extra, FinishReason, InfillRequest, Packed, Result, Stats
 from codellama.serve.client import ModelClient
@@ -22,10 +22,6 @@ from codellama_index.records import OpenDocument, Snippet
 # The index stops by itself after 100 ms; this one is for a disk that hangs.
 _CONTEXT_TIMEOUT_S = 0.3
 _LARGE = 1_000_000  # characters of a document that the index is not asked about: it would take too long
-
-SURE = 0.25
-"""A model's mean probability of its tokens under which a suggestion is a guess in the dark. Not calibrated:
-the pocket model is held to `precedents.SHOWN` instead, which is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +95,17 @@ async def complete(
         _snippets(index, query, budget), _single_line(query, prefix, suffix)
     )
     asked = time.perf_counter()
-    guessing = asyncio.create_task(_guess(index, query, prefix, suffix))
+    guessing = asyncio.create_task(_guesses(index, query, prefix, suffix))
     try:
         request = _request(query, prefix, suffix, extras(snippets), single)
         result = await client.infill(request, model=model, deadline_s=deadline_s)
         answered = time.perf_counter()
-        guess = await guessing
+        guesses = await guessing
     except BaseException:
         guessing.cancel()
         raise
     trust = trust_in(model or client.settings.model)
-    judged = await asyncio.to_thread(_judged, result, query, (prefix, suffix), index, guess, single, trust)
+    judged = await asyncio.to_thread(_judged, result, query, (prefix, suffix), index, guesses, single, trust)
     kept = {packed.filename for packed in result.packed if packed.kept}
     times = {
         "context_s": asked - began,
@@ -140,26 +136,25 @@ def _judged(
     query: CompletionQuery,
     around: tuple[str, str],
     index: Index | None,
-    guess: Guess | None,
+    guesses: list[Guess],
     single: bool,
     trust: float,
 ) -> Completion:
-    """What is shown of a model's answer, or of the guess, and why; for a thread: it parses."""
+    """What is shown of a model's answer, or of the guesses, and why; for a thread: it parses."""
     text, changed = _filtered(result, query.path, around, single)
     unknown = names.unknown(query.path, text, *around, index)
-    if guess is not None and filters.is_trifle(guess.text, *around):
-        guess = None
-    shown, by = surer(
-        text, result.text, result.stats, guess, trust * names.DOUBT ** len(unknown), query.least
-    )
+    offers = [_doubted(offer, unknown) for offer in of_model(text, result, trust, query.least)]
+    offers += [offer for offer in of_guesses(guesses) if not filters.is_trifle(offer.text, *around)]
+    chosen = pick(offers, query.least)
+    shown = chosen.text if chosen else ""
     if query.invoked:
         shown = shown or text
     elif text and not shown:
         changed = (*changed, "confidence")
-    elif shown and by is None and trust == 1.0 and _is_dark(result.stats):
-        shown, changed = "", (*changed, "confidence")
     elif shown and filters.is_trifle(shown, *around):
         shown, changed = "", (*changed, "is_trifle")
+    elif chosen and not chosen.whole:
+        changed = (*changed, "beginning")
     return Completion(
         text=shown,
         sources=(),
@@ -167,11 +162,17 @@ def _judged(
         stats=result.stats,
         finish_reason=result.finish_reason,
         filters=changed,
-        guess=by,
+        guess=chosen.guess if chosen and shown else None,
         said=result.text,
         single_line=single,
         unknown=unknown,
     )
+
+
+def _doubted(offer: Offer, unknown: tuple[str, ...]) -> Offer:
+    """Less sure, and standing no more by itself, for each name in it that exists nowhere."""
+    count = sum(name in offer.text for name in unknown)
+    return replace(offer, sure=offer.sure * names.DOUBT**count, stands=offer.stands and not count)
 
 
 def _filtered(
@@ -189,10 +190,6 @@ def _filtered(
     text, applied = filters.apply(text, *around)
     whole = syntax.sound(path, text, *around)[0]
     return whole, (*changed, *applied, *(("sound",) if whole != text else ()))
-
-
-def _is_dark(stats: Stats) -> bool:
-    return stats.mean_logprob is not None and math.exp(stats.mean_logprob) < SURE
 
 
 async def _single_line(query: CompletionQuery, prefix: str, suffix: str) -> bool:
@@ -216,14 +213,12 @@ async def _snippets(index: Index | None, query: CompletionQuery, budget: int) ->
     return merged(found, query.recent, budget)
 
 
-async def _guess(index: Index | None, query: CompletionQuery, prefix: str, suffix: str) -> Guess | None:
-    """How the line went on elsewhere, as it may be inserted; none rather than a late one."""
-    look_up = asyncio.to_thread(guess_at, index, query.path, prefix, suffix, query.open_documents)
+async def _guesses(index: Index | None, query: CompletionQuery, prefix: str, suffix: str) -> list[Guess]:
+    """How the line went on elsewhere, as it may be inserted; none rather than late ones."""
+    look_up = asyncio.to_thread(guesses_at, index, query.path, prefix, suffix, query.open_documents)
     try:
-        guess = await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S)
+        found = await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S)
     except TimeoutError:
-        return None
-    if guess is None:
-        return None
-    text, _ = filters.apply(guess.text, prefix, suffix)
-    return replace(guess, text=text) if text else None
+        return []
+    fitting = (replace(guess, text=filters.apply(guess.text, prefix, suffix)[0]) for guess in found)
+    return [guess for guess in fitting if guess.text]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from codellama.assist import context, filters, scores
-from codellama.assist.precedents import SHOWN, probability, surer, trust_in
+from codellama.assist.sureness import SHOWN, Offer, of_guesses, of_model, pick, probability, trust_in
 from codellama.runtime.evidence import Evidence, Guess
 from codellama.runtime.records import Extra, InfillRequest, Result
 from codellama.serve.client import ModelClient
@@ -73,10 +73,10 @@ async def measure(
         near = {path for path, text in texts.items() if path == hole.path or _nearly_same(text, hole)}
         alone = await client.infill(_request(hole, ()))
         helped = await client.infill(_request(hole, _extras(index, hole, near)))
-        own = evidence.rest_of_line(hole.prefix, hole.suffix, without=texts)
-        guess = evidence.rest_of_line(hole.prefix, hole.suffix, without=near)
-        said = (_of_model(alone, hole), _of_model(helped, hole), _of_guess(guess))
-        mixed = (_mixed(alone, hole, own, trust), _mixed(helped, hole, guess, trust))
+        own = evidence.guesses(hole.prefix, hole.suffix, without=texts)
+        guesses = evidence.guesses(hole.prefix, hole.suffix, without=near)
+        said = (_of_model(alone, hole), _of_model(helped, hole), _of_guesses(guesses))
+        mixed = (_mixed(alone, hole, own, trust), _mixed(helped, hole, guesses, trust))
         for name, one in zip(WAYS, (*said, *mixed), strict=True):
             ways[name].append(one)
         progress(n + 1, len(holes))
@@ -85,18 +85,26 @@ async def measure(
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What was said for one hole, how sure (0 to 1), and the milliseconds the model took."""
+    """What was said for one hole, whether it is shown, and the milliseconds the model took."""
 
     text: str
-    sure: float
+    shown: bool
     milliseconds: float = 0.0
 
 
 def _report(holes: Sequence[Hole], said: list[_Said]) -> dict[str, object]:
-    """How often the line's rest was said exactly, and among what is sure enough to be shown."""
-    right = [one.text.strip() == hole.rest.strip() for one, hole in zip(said, holes, strict=True)]
-    exact = scores.share_of(right)
-    shown = [hit for hit, one in zip(right, said, strict=True) if one.text and one.sure >= SHOWN]
+    """How often the line's rest was said exactly, and among what is sure enough to be shown.
+
+    `right` counts what is shown and right as far as it goes: the whole rest, or its beginning.
+    """
+    exactly = [one.text.strip() == hole.rest.strip() for one, hole in zip(said, holes, strict=True)]
+    exact = scores.share_of(exactly)
+    shown = [hit for hit, one in zip(exactly, said, strict=True) if one.shown]
+    right = [
+        hole.rest.strip().startswith(one.text.strip())
+        for one, hole in zip(said, holes, strict=True)
+        if one.shown
+    ]
     likeness = [
         scores.edit_similarity(o.text.strip(), h.rest.strip()) for o, h in zip(said, holes, strict=True)
     ]
@@ -109,6 +117,8 @@ def _report(holes: Sequence[Hole], said: list[_Said]) -> dict[str, object]:
             "coverage": round(len(shown) / max(len(said), 1), 4),
             "precision": scores.share_of(shown)["share"],
             "interval": scores.share_of(shown)["interval"],
+            "right": scores.share_of(right)["share"],
+            "right_interval": scores.share_of(right)["interval"],
         },
         "p50_ms": round(scores.quantile(times, 0.5), 1),
         "p95_ms": round(scores.quantile(times, 0.95), 1),
@@ -130,19 +140,30 @@ def _extras(index: Index, hole: Hole, near: set[str]) -> tuple[Extra, ...]:
 
 
 def _of_model(result: Result, hole: Hole) -> _Said:
-    text = filters.apply(result.text, hole.prefix, hole.suffix)[0]
-    return _Said(text, probability(text.strip(), result.text, result.stats) or 0.0, _milliseconds(result))
+    text = _filtered(result, hole)
+    sure = probability(text.strip(), result) or 0.0
+    return _Said(text, bool(text) and sure >= SHOWN, _milliseconds(result))
 
 
-def _of_guess(guess: Guess | None) -> _Said:
-    return _Said(guess.text, guess.confidence) if guess else _Said("", 0.0)
+def _of_guesses(guesses: Sequence[Guess]) -> _Said:
+    guess = max((g for g in guesses if g.whole), key=lambda g: g.confidence, default=None)
+    return _Said(guess.text, guess.confidence >= SHOWN) if guess else _Said("", shown=False)
 
 
-def _mixed(result: Result, hole: Hole, guess: Guess | None, trust: float) -> _Said:
-    """What a completion would show: the surer of the two, or nothing."""
-    model = _of_model(result, hole)
-    text, by = surer(model.text, result.text, result.stats, guess, trust)
-    return _Said(text, by.confidence if by else trust * model.sure, model.milliseconds)
+def _mixed(result: Result, hole: Hole, guesses: Sequence[Guess], trust: float) -> _Said:
+    """What a completion would show, or the surest of all where it would show nothing."""
+    offers = [*of_model(_filtered(result, hole), result, trust), *of_guesses(guesses)]
+    chosen = pick(offers) or max(offers, key=_surest, default=None)
+    said = chosen.text if chosen else ""
+    return _Said(said, bool(pick(offers)), _milliseconds(result))
+
+
+def _surest(offer: Offer) -> tuple[bool, float]:
+    return offer.whole, offer.sure
+
+
+def _filtered(result: Result, hole: Hole) -> str:
+    return filters.apply(result.text, hole.prefix, hole.suffix)[0]
 
 
 def _milliseconds(result: Result) -> float:

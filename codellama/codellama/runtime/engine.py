@@ -203,7 +203,7 @@ class _Answer:
         decode = tokenizer.decode if prompt.new_text else tokenizer.decode_continuation
         self._text = StreamedText(decode, request.stop)
         self._ids: list[int] = []
-        self._logprobs: list[float] = []
+        self._steps: list[tuple[int, float]] = []
         self._reason: FinishReason = "length"
         self.pieces: deque[Piece] = deque()
 
@@ -227,7 +227,11 @@ class _Answer:
         ids = self._answered(token)
         if not ids:
             return True
-        self._logprobs.append(logprob)
+        more = self._add(token, ids)
+        self._steps.append((len(self._text.text), logprob))
+        return more
+
+    def _add(self, token: int, ids: Sequence[int]) -> bool:
         if token in self._prompt.stop_ids:
             self._reason = "stop"
             return False
@@ -249,7 +253,7 @@ class _Answer:
 
     def result(self, job: Job) -> Result:
         """The whole, once `job` has ended."""
-        mean = sum(self._logprobs) / len(self._logprobs) if self._logprobs else None
+        mean = sum(logprob for _, logprob in self._steps) / len(self._steps) if self._steps else None
         stats = Stats(
             prompt_tokens=len(self._prompt.ids),
             reused_tokens=job.reused,
@@ -259,7 +263,9 @@ class _Answer:
             mean_logprob=mean,
         )
         reason = "cancelled" if job.was_cancelled else self._reason
-        return Result(self._text.text, tuple(self._ids), reason, stats, self._prompt.packed)
+        text = self._text.text
+        steps = tuple((min(end, len(text)), logprob) for end, logprob in self._steps)
+        return Result(text, tuple(self._ids), reason, stats, self._prompt.packed, steps)
 
     def _answered(self, token: int) -> list[int]:
         """What of the token is answer: all of it, or as ids of their own what goes beyond a healed prompt."""

@@ -115,10 +115,15 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The whole of a generation; `text` ends before any stop token or stop text."""
+    """The whole of a generation; `text` ends before any stop token or stop text.
+
+    `steps`: after each choice of the model the characters of `text` so far, and its log-probability; that of
+    what ended the text comes last. Empty where a server does not tell.
+    """
 
     text: str
     ids: tuple[int, ...]
     finish_reason: FinishReason
     stats: Stats
     packed: tuple[Packed, ...] = ()
+    steps: tuple[tuple[int, float], ...] = ()

@@ -136,6 +136,7 @@ def result_body(result: Result) -> dict[str, Any]:
         "finish_reason": result.finish_reason,
         "stats": asdict(result.stats),
         "packed": [asdict(packed) for packed in result.packed],
+        "steps": [list(step) for step in result.steps],
     }
 
 
@@ -148,8 +149,9 @@ def read_result(body: dict[str, Any]) -> Result:
             finish_reason=body["finish_reason"],
             stats=Stats(**body["stats"]),
             packed=tuple(Packed(**packed) for packed in body["packed"]),
+            steps=tuple((end, logprob) for end, logprob in body["steps"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ServerError(
             "The model server's answer has an unknown shape: stop it with `codellama serve --stop` "
             "and try again."

@@ -288,7 +288,7 @@ async def _disconnected(http: HttpRequest) -> None:
 def _without_answer(result: Result) -> Result:
     """A prompt was put into the cache; the id that its end gave is nobody's answer."""
     stats = replace(result.stats, tokens=0, mean_logprob=None)
-    return replace(result, text="", ids=(), finish_reason="length", stats=stats)
+    return replace(result, text="", ids=(), finish_reason="length", stats=stats, steps=())
 
 
 async def _refused(_: HttpRequest, error: Exception) -> Response:
