@@ -102,6 +102,9 @@ def correctness(bench: Bench, record: Record) -> None:
         yield Figure("fused attention, relative error", error, "", "under 0.02", error < 0.02)
         error = fused_prefill.gate_error(bench.device, bench.dtype)
         yield Figure("fused gate, relative error", error, "", "under 0.02", error < 0.02)
+        for packed in (torch.int8, torch.float8_e4m3fn):
+            error = fused_prefill.unpacking_error(packed, bench.device, bench.dtype)
+            yield Figure(f"unpacked {packed}, relative error", error, "", "under 0.02", error < 0.02)
 
     record.take("fused kernels", kernels)
     record.take("greedy ids", greedy)
@@ -151,14 +154,21 @@ def attention(bench: Bench, record: Record) -> None:
         seen = count * length - (count * (count - 1) / 2 if causal else 0)
         return 4 * config.n_heads * config.head_dim * seen / bench.seconds(partial(_often, run, 4)) * 4 / 1e12
 
-    def ours(tile: tuple[int, int, int, int], count: int, length: int) -> Iterator[Figure]:
+    def ours(tile: fused_prefill.Tile, count: int, length: int) -> Iterator[Figure]:
         q, k, v = tensors(count, length)
         usual, fused_prefill.TILE = fused_prefill.TILE, tile
         try:
             found = rate(count, length, lambda: fused_prefill.attend(q, k, v))
+            mixed = fused_prefill.attend(q, k, v).float()
         finally:
             fused_prefill.TILE = usual
-        yield Figure(f"fused, {count} queries of {length}, tiles {tile}", found, "TFLOP/s")
+        expected = fused_prefill.attend(q, k, v).float()
+        error = float((mixed - expected).norm() / expected.norm())
+        how = f"{tile.queries} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
+        how += ", copied" if tile.copied else ""
+        yield Figure(
+            f"fused, {count} queries of {length}, {how}", found, "TFLOP/s", note=f"differs by {error:.2g}"
+        )
 
     def torchs(backend: str, count: int) -> Iterator[Figure]:
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -175,8 +185,9 @@ def attention(bench: Bench, record: Record) -> None:
         yield Figure(name, found, "TFLOP/s", note=f"first call {1000 * first:.0f} ms")
 
     if bench.cuda:
-        for tile in ((128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3)):
-            record.take(f"fused {tile}", partial(ours, tile, 1024, past))
+        for keys, stages, copied in ((128, 2, False), (64, 3, False), (128, 2, True), (64, 3, True)):
+            tile = fused_prefill.Tile(128, keys, 8, stages, copied)
+            record.take(f"fused {keys} {copied}", partial(ours, tile, 1024, past))
         for count, length in ((2048, past), (512, 512), (256, bench.long)):
             record.take(f"fused {count} of {length}", partial(ours, fused_prefill.TILE, count, length))
     for backend in ("FLASH_ATTENTION", "CUDNN_ATTENTION"):

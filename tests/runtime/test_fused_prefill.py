@@ -25,12 +25,16 @@ from codellama.runtime import fused_prefill
 here = torch.device("cpu")
 for dim, group in ((16, 1), (32, 2)):
     print(fused_prefill.attention_error(dim, group, here, torch.float16))
+fused_prefill.TILE = fused_prefill.Tile(32, 64, 4, 2, copied=True)
+print(fused_prefill.attention_error(16, 2, here, torch.float16))
 print(fused_prefill.gate_error(here, torch.float16))
+for packed in (torch.int8, torch.float8_e4m3fn):
+    print(fused_prefill.unpacking_error(packed, here, torch.float16))
 """
 
 
 def test_kernels_agree_with_float32() -> None:
-    """Many and few queries, behind a past and not, whole and in parts, shared heads; rotation; the gate."""
+    """Many and few queries, behind a past and not, in parts, of shared heads; rotation, gate, packed keys."""
     if find_spec("triton") is None:
         pytest.skip("triton is not installed: pip install triton")
     done = subprocess.run(
@@ -42,7 +46,7 @@ def test_kernels_agree_with_float32() -> None:
     )
     assert done.returncode == 0, done.stderr
     errors = [float(line) for line in done.stdout.split()]
-    assert len(errors) == 3
+    assert len(errors) == 6
     assert max(errors) < 0.001
 
 

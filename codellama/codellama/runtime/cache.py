@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from codellama.runtime import fused_prefill
 from codellama.runtime.config import ModelConfig
 
 CacheKind = Literal["int8", "fp8"]
@@ -130,12 +131,15 @@ class PackedKVCache(KVCache):
 
     def _read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
         keys, values = (
-            (self._parts[n][layer, :, :, :end].to(self._dtype) * self._parts[n + 2][layer, :, :, :end]).to(
-                self._dtype
-            )
+            self._unpacked(self._parts[n][layer, :, :, :end], self._parts[n + 2][layer, :, :, :end])
             for n in range(2)
         )
         return keys, values
+
+    def _unpacked(self, packed: Tensor, scale: Tensor) -> Tensor:
+        if fused_prefill.unpacks(packed, self._dtype):
+            return fused_prefill.unpacked(packed, scale, self._dtype)
+        return (packed.to(self._dtype) * scale).to(self._dtype)
 
 
 def pack(x: Tensor, dtype: torch.dtype, most: float) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,15 +20,29 @@ from torch.nn import functional
 
 from codellama.runtime.rope import apply_rope
 
-# Queries and keys of a tile, warps, and tiles of keys under way: for many queries, and for few.
-TILE, SMALL_TILE = (128, 128, 8, 2), (16, 64, 4, 3)
 # A share of the keys has at least so many tiles, or merging costs more than it saves.
 _LEAST_TILES = 4
 _MOST_PARTS = 16
-_GATE_WIDTH = 1024
+_GATE_WIDTH, _UNPACKED_ROWS = 1024, 32
+_DTYPES = (torch.bfloat16, torch.float16)
 _HEAD_DIMS = (16, 32, 64, 128, 256)
 # What bfloat16 loses in a softmax and a rotation; a kernel that is wrong is far beyond.
 _MOST_OFF = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What a program of attention takes at once, and how it gets its keys."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int  # tiles of keys under way
+    copied: bool = False  # by the copy engine of a Hopper
+
+
+# For many queries, and for few.
+TILE, SMALL_TILE = Tile(128, 128, 8, 2), Tile(16, 64, 4, 3)
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +59,17 @@ def gates(x: Tensor) -> bool:
     return _suits(x) and _trusted(gate_error, x.device, x.dtype)
 
 
+def unpacks(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `unpacked` serves for packed keys or values [1, KV, S, D]."""
+    if x.device.type != "cuda" or dtype not in _DTYPES or x.shape[-1] not in _HEAD_DIMS:
+        return False
+    return _trusted(functools.partial(unpacking_error, x.dtype), x.device, dtype, x.dtype)
+
+
 def _suits(x: Tensor) -> bool:
     if x.device.type != "cuda" or x.dim() < 3 or torch.is_grad_enabled():
         return False
-    return x.shape[0] == 1 and x.shape[1] > 1 and x.dtype in (torch.bfloat16, torch.float16)
+    return x.shape[0] == 1 and x.shape[1] > 1 and x.dtype in _DTYPES
 
 
 # What `_trusted` has found.
@@ -108,6 +130,16 @@ def gate_error(device: torch.device, dtype: torch.dtype) -> float:
     return _error(gated(gate, up), functional.silu(gate.float()) * up.float())
 
 
+@torch.no_grad()
+def unpacking_error(packed: torch.dtype, device: torch.device, dtype: torch.dtype) -> float:
+    """How far `unpacked` is off, relative to float32."""
+    chance = torch.Generator().manual_seed(0)
+    room = torch.randn(1, 3, 90, 64, generator=chance).mul_(20).to(device, packed)
+    scale = torch.rand(1, 3, 90, 1, generator=chance).to(device)
+    x, by = room[:, :, :77], scale[:, :, :77]
+    return _error(unpacked(x, by, dtype), x.float() * by)
+
+
 def _error(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).norm() / expected.norm())
 
@@ -125,18 +157,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int | None = None) -> Tensor:
     assert q.shape[0] == 1
     assert length >= count
     assert q.stride(3) == k.stride(3) == v.stride(3) == 1
-    rows, columns, warps, stages = TILE if count > SMALL_TILE[0] else SMALL_TILE
-    tiles = -(-count // rows)
+    tile = TILE if count > SMALL_TILE.queries else SMALL_TILE
+    tiles = -(-count // tile.queries)
     if parts is None:
-        parts = _parts(tiles * heads, length // columns, _processors(q.device))
-    share = -(-length // (parts * columns)) * columns
+        parts = _parts(tiles * heads, length // tile.keys, _processors(q.device))
+    share = -(-length // (parts * tile.keys)) * tile.keys
     shape = (parts, count, heads, dim)
     out = torch.empty(shape, device=q.device, dtype=q.dtype if parts == 1 else torch.float32)
     heights = out if parts == 1 else torch.empty(shape[:3], device=q.device, dtype=torch.float32)
     attend_kernel[(tiles, heads, parts)](
         q,
-        k,
-        v,
+        *((_described(x, tile.keys) for x in (k, v)) if tile.copied else (k, v)),
         out,
         heights,
         *(stride for x in (q, k, v) for stride in x.stride()[1:3]),
@@ -147,14 +178,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int | None = None) -> Tensor:
         dim**-0.5 * math.log2(math.e),
         GROUP=heads // k.shape[1],
         D=dim,
-        M=rows,
-        N=columns,
+        M=tile.queries,
+        N=tile.keys,
         SPLIT=parts > 1,
-        num_warps=warps,
-        num_stages=stages,
+        COPIED=tile.copied,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     mixed = out if parts == 1 else merged(out, heights)[None].to(q.dtype)
     return mixed.transpose(1, 2)
+
+
+def _described(x: Tensor, rows: int) -> Any:
+    """x [1, KV, S, D] for the copy engine, which brings `rows` of a head at a time."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    _, heads, length, dim = x.shape
+    return TensorDescriptor(x, [heads, length, dim], list(x.stride()[1:]), [1, rows, dim])
 
 
 def merged(parts: Tensor, heights: Tensor) -> Tensor:
@@ -214,5 +254,20 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     out = torch.empty(gate.shape, device=gate.device, dtype=gate.dtype)
     gate_kernel[(count, -(-width // _GATE_WIDTH))](
         gate, up, out, gate.stride(1), up.stride(1), width, SIZE=_GATE_WIDTH
+    )
+    return out
+
+
+def unpacked(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Packed keys or values [1, KV, S, D], a cache's, times their scales [1, KV, S, 1], in one pass."""
+    from codellama.runtime.triton_prefill import unpack_kernel
+
+    _, heads, count, dim = x.shape
+    assert x.shape[0] == 1
+    assert x.stride()[2:] == (dim, 1)
+    assert scale.stride(2) == 1
+    out = torch.empty(x.shape, device=x.device, dtype=dtype)
+    unpack_kernel[(-(-count // _UNPACKED_ROWS), heads)](
+        x, scale, out, x.stride(1), scale.stride(1), count, D=dim, ROWS=_UNPACKED_ROWS
     )
     return out

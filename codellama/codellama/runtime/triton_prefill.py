@@ -1,4 +1,4 @@
-"""Triton kernels of a prompt's pass: attention behind a cached past, rotation, and the gate of SwiGLU.
+"""Triton kernels of a prompt's pass: attention behind a cached past, rotation, SwiGLU's gate, packed keys.
 
 Imported only where there is a GPU; `fused_prefill` starts them, checks them, and says when they serve. Sums
 are in float32, results in the dtype of what they are written to.
@@ -11,29 +11,49 @@ import triton
 import triton.language as tl
 
 
+@triton.jit
+def _tile(x, row_stride, head, place, length, BOUND: tl.constexpr, COPIED: tl.constexpr, N: tl.constexpr,
+          D: tl.constexpr):  # fmt: skip
+    """Keys or values [N, D] from `place` on; with BOUND those behind `length` are 0."""
+    if COPIED:  # by the copy engine, which knows the tensor's bounds itself
+        tile = x.load([head, place, 0]).reshape(N, D)
+    else:
+        rows = place + tl.arange(0, N)
+        at = x + rows[:, None] * row_stride + tl.arange(0, D)[None, :]
+        if BOUND:
+            tile = tl.load(at, mask=(rows < length)[:, None], other=0.0)
+        else:
+            tile = tl.load(at)
+    return tile
+
+
 # Not compiled anew for lengths that sixteen divides.
 @triton.jit(do_not_specialize=["count", "length"])
 def attend_kernel(
     q, k, v, out, heights, q_head, q_row, k_head, k_row, v_head, v_row, count, length, heads, share, scale,
     GROUP: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLIT: tl.constexpr,
+    COPIED: tl.constexpr,
 ):  # fmt: skip
     """Causal attention of the last `count` of `length` positions, M queries of a head in each program.
 
     FlashAttention-2 (arXiv 2307.08691): scores stay on the chip. Keys are read where the cache has them,
     GROUP query heads from the same. With SPLIT, a program sees `share` keys only, and leaves the logarithm
     (base 2) of its softmax's sum in `heights` [parts, count, heads], for the parts to be merged by; out is
-    [parts, count, heads, D]. `scale` has log2(e) in it.
+    [parts, count, heads, D]. `scale` has log2(e) in it. With COPIED, k and v are descriptors
+    [KV, length, D] for the copy engine.
     """
     tile = tl.program_id(0)
     head = tl.program_id(1)
     part = tl.program_id(2)
     start = length - count
+    shared = head // GROUP
     rows = tile * M + tl.arange(0, M)
     dims = tl.arange(0, D)
     inside = rows < count
     q += head.to(tl.int64) * q_head
-    k += (head // GROUP).to(tl.int64) * k_head
-    v += (head // GROUP).to(tl.int64) * v_head
+    if not COPIED:
+        k += shared.to(tl.int64) * k_head
+        v += shared.to(tl.int64) * v_head
     queries = tl.load(q + rows[:, None] * q_row + dims[None, :], mask=inside[:, None], other=0.0)
     peak = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
@@ -43,30 +63,28 @@ def attend_kernel(
     # All queries of the tile see the keys before `whole`.
     whole = tl.maximum(first, tl.minimum(last, (start + tile * M + 1) // N * N))
     for place in range(first, whole, N):
-        columns = place + tl.arange(0, N)
-        keys = tl.load(k + columns[None, :] * k_row + dims[:, None])  # [D, N]
-        scores = tl.dot(queries, keys)  # [M, N]
+        keys = _tile(k, k_row, shared, place, length, False, COPIED, N, D)
+        scores = tl.dot(queries, keys.T)  # [M, N]
         top = tl.maximum(peak, tl.max(scores, 1) * scale)
         weights = tl.math.exp2(scores * scale - top[:, None])
         kept = tl.math.exp2(peak - top)
         total = total * kept + tl.sum(weights, 1)
         mixed = mixed * kept[:, None]
-        values = tl.load(v + columns[:, None] * v_row + dims[None, :])  # [N, D]
+        values = _tile(v, v_row, shared, place, length, False, COPIED, N, D)
         mixed = tl.dot(weights.to(values.dtype), values, mixed)
         peak = top
     for place in range(whole, last, N):
-        columns = place + tl.arange(0, N)
-        there = columns < length
-        keys = tl.load(k + columns[None, :] * k_row + dims[:, None], mask=there[None, :], other=0.0)
-        scores = tl.dot(queries, keys)
-        scores = tl.where(columns[None, :] <= start + rows[:, None], scores, float("-inf"))
+        keys = _tile(k, k_row, shared, place, length, True, COPIED, N, D)
+        scores = tl.dot(queries, keys.T)
+        seen = (place + tl.arange(0, N))[None, :] <= start + rows[:, None]
+        scores = tl.where(seen, scores, float("-inf"))
         top = tl.maximum(peak, tl.max(scores, 1) * scale)
         base = tl.where(top == float("-inf"), 0.0, top)  # of a query that has seen nothing yet
         weights = tl.math.exp2(scores * scale - base[:, None])
         kept = tl.math.exp2(peak - base)
         total = total * kept + tl.sum(weights, 1)
         mixed = mixed * kept[:, None]
-        values = tl.load(v + columns[:, None] * v_row + dims[None, :], mask=there[:, None], other=0.0)
+        values = _tile(v, v_row, shared, place, length, True, COPIED, N, D)
         mixed = tl.dot(weights.to(values.dtype), values, mixed)
         peak = top
     mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -110,3 +128,18 @@ def gate_kernel(gate, up, out, gate_row, up_row, width, SIZE: tl.constexpr):
     g = tl.load(gate + row * gate_row + place, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + row * up_row + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + place, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def unpack_kernel(
+    x, scale, out, x_head, scale_head, count, D: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """Keys or values of ROWS positions of a head [KV, count, D] times their scales [KV, count]."""
+    head = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = rows.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
+    inside = rows < count
+    wide = tl.load(x + head * x_head + at, mask=inside[:, None], other=0.0).to(tl.float32)
+    by = tl.load(scale + head * scale_head + rows, mask=inside, other=0.0)
+    to = out + head * count.to(tl.int64) * D + at
+    tl.store(to, (wide * by[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
