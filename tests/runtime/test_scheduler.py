@@ -2,17 +2,21 @@
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
+import torch
 from runtime_support import write_llama
 
-from codellama.runtime import Engine, load_engine
+from codellama.runtime import Engine, load_engine, scheduler, sessions
 from codellama.runtime.generation import BLOCK
+from codellama.runtime.model import Transformer
 from codellama.runtime.records import (
     CompletionRequest,
     InfillRequest,
+    Piece,
     Request,
     Result,
     Sampling,
@@ -117,29 +121,72 @@ def test_a_completion_overtakes_an_answer(deep: Path) -> None:
     assert engine._scheduler.jobs == 0
 
 
-def test_infills_decode_in_one_batch(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two completions at once share the model's steps, and get what they get alone."""
-    engine = load_engine(str(deep), device="cpu", quantize="int8")
-    requests = [InfillRequest(text, "\n", (), 12) for text in ("def f(a, b", "return a")]
-    alone = [engine.run(request).ids for request in requests]
-    batches: list[int] = []
-    together = engine._model.together
-    monkeypatch.setattr(
-        engine._model, "together", lambda ids, caches: (batches.append(len(ids)), together(ids, caches))[1]
-    )
-    first, second = (engine.stream(request) for request in requests)
-    found: list[tuple[int, ...]] = []
-    pieces = next(first), next(second)  # both are in flight from here on
-    assert pieces
-    for stream in (first, second):
+def _to_the_end(*streams: Generator[Piece, None, Result]) -> list[Result]:
+    """The results of streams of which all are begun before any is read on."""
+    for stream in streams:
+        next(stream)
+
+    def result(stream: Generator[Piece, None, Result]) -> Result:
         while True:
             try:
                 next(stream)
             except StopIteration as end:
-                found.append(end.value.ids)
-                break
-    assert found == alone
-    assert 2 in batches
+                found: Result = end.value
+                return found
+
+    return [result(stream) for stream in streams]
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_infills_decode_in_one_batch_where_that_pays(
+    deep: Path, monkeypatch: pytest.MonkeyPatch, batches: bool
+) -> None:
+    """Two completions at once share a GPU's steps, not a CPU's; both get what they get alone."""
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    assert not engine._model.batches, "this is a CPU"
+    monkeypatch.setattr(type(engine._model), "batches", batches)
+    requests = [InfillRequest(text, "\n", (), 12) for text in ("def f(a, b", "return a")]
+    alone = [engine.run(request).ids for request in requests]
+    sizes: list[int] = []
+    together = engine._model.together
+    monkeypatch.setattr(
+        engine._model, "together", lambda ids, caches: (sizes.append(len(ids)), together(ids, caches))[1]
+    )
+    found = _to_the_end(*(engine.stream(request) for request in requests))
+    assert [result.ids for result in found] == alone
+    assert (2 in sizes) == batches
+
+
+def test_a_gpu_batches(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands on a GPU decodes several completions in one step."""
+    model = load_engine(str(deep), device="cpu", quantize="none")._model
+    assert isinstance(model, Transformer)
+    assert not model.batches
+    monkeypatch.setattr(Transformer, "device", torch.device("cuda"))
+    assert model.batches
+
+
+def test_on_a_cpu_completions_run_one_after_another(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to come is the first to be done; a long one lets the others go before it after its turn."""
+    monkeypatch.setattr(PromptLookup, "draft", lambda self, most=MAX_DRAFT: [])  # a step for each id
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    order: list[int] = []
+    decode = scheduler.Scheduler._decode
+
+    def watched(self: scheduler.Scheduler, jobs: list[scheduler.Job]) -> None:
+        assert len(jobs) == 1
+        order.append(jobs[0].ids[-1])
+        decode(self, jobs)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_decode", watched)
+    turn = scheduler._TURN
+    sizes = {"a": 10, "b": turn + 5, "c": 10}
+    requests = [InfillRequest(text, "", (), size, "prefix") for text, size in sizes.items()]
+    results = _to_the_end(*(engine.stream(request) for request in requests))
+    assert [len(result.ids) for result in results] == list(sizes.values())
+    a, b, c = dict.fromkeys(order)
+    turns = [(key, len(list(steps))) for key, steps in groupby(order)]
+    assert turns == [(a, 10), (b, turn), (c, 10), (b, 5)]
 
 
 def test_drafts_change_no_id(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,14 +227,14 @@ def _sessions(engine: Engine, budget: int) -> Sessions:
     return Sessions(engine._model.new_cache, budget)
 
 
-def _prefilled(sessions: Sessions, ids: list[int], engine: Engine) -> int:
+def _prefilled(caches: Sessions, ids: list[int], engine: Engine) -> int:
     """Runs a prompt through the sessions as the scheduler does; returns what was reused."""
     from codellama.runtime.generation import prefill
 
-    session, shared = sessions.take(ids, len(ids) + 1)
+    session, shared = caches.take(ids, len(ids) + 1)
     prefill(engine._model, session.cache, ids)
     session.computed(ids)
-    sessions.give_back(session)
+    caches.give_back(session)
     return shared
 
 
@@ -222,6 +269,20 @@ def test_the_longest_unused_session_goes_first(deep: Path) -> None:
     for session in held:
         sessions.give_back(session)
     assert sessions.nbytes <= 2 * size
+
+
+def test_a_teams_documents_keep_their_caches(deep: Path) -> None:
+    """Small caches are kept for more documents than one person has open; large ones are not."""
+    engine = load_engine(str(deep), device="cpu")
+    prompts = [[n] * (BLOCK + 1) for n in range(1, 40)]
+    for budget, small, kept in [(10**9, 10**9, True), (10**9, 1, False)]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sessions, "_SMALL_BYTES", small)
+            caches = _sessions(engine, budget)
+            for ids in prompts:
+                _prefilled(caches, ids, engine)
+            assert (_prefilled(caches, prompts[0], engine) == BLOCK) == kept
+            assert len(caches) == (len(prompts) if kept else sessions._SESSIONS)
 
 
 def test_an_error_reaches_its_caller_and_frees_the_engine(

@@ -8,6 +8,7 @@ reuses the whole blocks of ids that it begins with.
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -92,46 +93,23 @@ class Engine:
         Someone waits at the cursor for an infill: it overtakes other requests. Raises InvalidRequest,
         InfillUnsupported or ContextTooLong before anything is generated.
         """
-        _check(request)
-        prompt = self._prompts.build(request)
-        answer = _Answer(self.tokenizer, self._prompts, prompt, request)
-        job = Job(
-            ids=answer.ids_to_run,
-            positions=len(answer.ids_to_run) + answer.spelled_bytes + request.max_tokens,
-            sampler=Sampler(request.sampling, self._device),
-            take=answer.take,
-            allowed=answer.allowed,
-            cancelled=cancelled,
-            interactive=isinstance(request, InfillRequest),
-        )
-        self._admit(job.positions)
-        with self._scheduler.running(job):
+        with self._in_flight(request, cancelled) as (job, answer):
             while not job.ended or answer.pieces:
                 if answer.pieces:
                     yield answer.pieces.popleft()
                 else:
                     self._scheduler.advance(job, lambda: not answer.pieces)
-        if isinstance(job.error, torch.OutOfMemoryError):  # another program took what was free before
-            raise ContextTooLong(
-                f"The device ran out of memory for a prompt of {len(job.ids)} tokens: shorten it, "
-                "close other programs, or choose a smaller model."
-            ) from job.error
-        if job.error is not None:
-            raise job.error
         last = answer.finish()
         if last:
             yield Piece(last, ())
         return answer.result(job)
 
     def run(self, request: Request, cancelled: Callable[[], bool] = _never) -> Result:
-        """The whole of `stream` at once."""
-        stream = self.stream(request, cancelled)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        """The whole at once, as `stream` gives it, for less: nobody is woken for each piece."""
+        with self._in_flight(request, cancelled) as (job, answer):
+            self._scheduler.advance(job, lambda: True)
+        answer.finish()
+        return answer.result(job)
 
     def infill(
         self,
@@ -180,6 +158,37 @@ class Engine:
     def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The exact prompt of a conversation, BOS included; raises InvalidRequest as `chat` does."""
         return self._prompts.chat_ids(_turns(messages))
+
+    @contextmanager
+    def _in_flight(
+        self, request: Request, cancelled: Callable[[], bool]
+    ) -> Generator[tuple[Job, "_Answer"], None, None]:
+        """The request's job, which is in the scheduler while the block lasts, and what it comes to.
+
+        Raises what went wrong with the job at the block's end.
+        """
+        _check(request)
+        prompt = self._prompts.build(request)
+        answer = _Answer(self.tokenizer, self._prompts, prompt, request)
+        job = Job(
+            ids=answer.ids_to_run,
+            positions=len(answer.ids_to_run) + answer.spelled_bytes + request.max_tokens,
+            sampler=Sampler(request.sampling, self._device),
+            take=answer.take,
+            allowed=answer.allowed,
+            cancelled=cancelled,
+            interactive=isinstance(request, InfillRequest),
+        )
+        self._admit(job.positions)
+        with self._scheduler.running(job):
+            yield job, answer
+        if isinstance(job.error, torch.OutOfMemoryError):  # another program took what was free before
+            raise ContextTooLong(
+                f"The device ran out of memory for a prompt of {len(job.ids)} tokens: shorten it, "
+                "close other programs, or choose a smaller model."
+            ) from job.error
+        if job.error is not None:
+            raise job.error
 
     def _admit(self, positions: int) -> None:
         """Raises ContextTooLong where memory has no room for a request; unused caches make room."""

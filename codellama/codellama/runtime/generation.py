@@ -58,6 +58,11 @@ class LanguageModel(Protocol):
         ...
 
     @property
+    def batches(self) -> bool:
+        """Whether a decode step of several sequences takes much less time than theirs one by one."""
+        ...
+
+    @property
     def position_bytes(self) -> int:
         """What a position takes in a cache."""
         ...

@@ -78,6 +78,11 @@ class Transformer(nn.Module):
         return 1 if self.device.type == "cuda" else self.block
 
     @property
+    def batches(self) -> bool:
+        """A GPU waits for the weights of a step, however many rows it has; a CPU computes each."""
+        return self.device.type != "cpu"
+
+    @property
     def position_bytes(self) -> int:
         """What a position takes in a cache."""
         return cache_bytes(self.config, 1, 1 if self.cache_kind else self.dtype.itemsize)

@@ -91,6 +91,11 @@ class ReferenceModel:
         return BLOCK
 
     @property
+    def batches(self) -> bool:
+        """Each sequence has a cache of its own kind, and a step of its own."""
+        return False
+
+    @property
     def position_bytes(self) -> int:
         """About what a position takes in a cache."""
         return cache_bytes(self.config, 1, self.dtype.itemsize)

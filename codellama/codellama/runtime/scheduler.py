@@ -2,7 +2,9 @@
 
 There is no thread of its own: whoever waits for a result drives the model, a step at a time, and a step
 serves whoever is due. Completions that someone waits for at the cursor go before long answers at every
-border of a prefill block or a decode step, and decode together in one batch.
+border of a prefill block or a decode step. Where steps together are faster than one by one (on a GPU),
+completions decode in one batch; elsewhere they run one after another, each to its end, since all that taking
+turns would bring is that the first waits as long as the last.
 """
 
 import threading
@@ -18,6 +20,10 @@ from codellama.runtime.generation import LanguageModel, prefill_block
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.sessions import Session, Sessions
 from codellama.runtime.speculate import Drafter, FirstOf, PromptLookup
+
+# Decode steps after which a completion lets the others go before it where they run one after another: more
+# than what is shown at a cursor takes, so that only an unusually long one is ever interrupted.
+_TURN = 128
 
 
 class Job:
@@ -48,6 +54,7 @@ class Job:
         self.logits: Tensor | None = None  # [V] of the last position, once the prompt is through
         self.reused = 0
         self.prefill_s = self.decode_s = 0.0
+        self.steps = 0
         self.ended = False
         self.was_cancelled = False
         self.error: Exception | None = None
@@ -67,9 +74,12 @@ class Scheduler:
         self._sessions = sessions
         self._draft = draft
         self._jobs: list[Job] = []
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Whose threads wait while another drives: what each waits for, and how it is woken.
+        self._asleep: dict[Job, tuple[Callable[[], bool], threading.Condition]] = {}
+        self._pause = threading.Condition(self._lock)  # for threads that wait for one between two steps
         self._driven = False
-        self._stopping = 0  # threads that wait for a pause between two steps
+        self._stopping = 0  # how many of those there are
 
     @property
     def jobs(self) -> int:
@@ -81,7 +91,7 @@ class Scheduler:
         """The job is served while the block lasts; leaving it ends the job within a step."""
         if self._draft and job.drafter:
             job.drafter = FirstOf(job.drafter, ModelDraft(*self._draft, job.ids, job.positions))
-        with self._changed:
+        with self._lock:
             self._jobs.append(job)
         try:
             yield
@@ -92,47 +102,79 @@ class Scheduler:
 
     def advance(self, job: Job, waits: Callable[[], bool]) -> None:
         """Returns once the job has ended or `waits` no longer holds, and works on what is due until then."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: job.ended or not waits() or not (self._driven or self._stopping)
-                )
-                if job.ended or not waits():
-                    return
-                self._driven = True
-            try:
-                self._step()
-            finally:
-                with self._changed:
-                    self._driven = False
-                    self._changed.notify_all()
+
+        def done() -> bool:
+            return job.ended or not waits()
+
+        with self._lock:
+            while not done():
+                if self._driven or self._stopping:
+                    self._sleep(job, done)
+                else:
+                    self._drive(done)
+            self._hand_over()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Nothing else runs on the model within the block; it begins after the step that runs now."""
-        with self._changed:
+        with self._lock:
             self._stopping += 1
-            self._changed.wait_for(lambda: not self._driven)
+            self._pause.wait_for(lambda: not self._driven)
             self._stopping -= 1
             self._driven = True
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._driven = False
-                self._changed.notify_all()
+                self._hand_over()
+
+    def _sleep(self, job: Job, done: Callable[[], bool]) -> None:
+        """Until there is news for this thread, or the model is its to drive."""
+        woken = threading.Condition(self._lock)
+        self._asleep[job] = done, woken
+        woken.wait()
+        del self._asleep[job]
+
+    def _drive(self, done: Callable[[], bool]) -> None:
+        """Runs steps until `done`, or until someone needs a pause; of the others it wakes who has news."""
+        self._driven = True
+        try:
+            while not done() and not self._stopping:
+                self._lock.release()
+                try:
+                    self._step()
+                finally:
+                    self._lock.acquire()
+                for has_news, woken in self._asleep.values():
+                    if has_news():
+                        woken.notify()
+        finally:
+            self._driven = False
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Wakes those who wait for a pause; else, where nobody drives, the one who has slept longest."""
+        if self._driven:
+            return
+        if self._stopping:
+            self._pause.notify_all()
+        elif self._asleep:
+            _, woken = next(iter(self._asleep.values()))
+            woken.notify()
 
     @torch.inference_mode()
     def _step(self) -> None:
         """One block of a prefill, or one decode step of all jobs that are due."""
-        with self._changed:
+        with self._lock:
             jobs = [job for job in self._jobs if not job.ended]
         for job in jobs:
             if job.cancelled():
                 job.was_cancelled = True
                 self._end(job)
         jobs = [job for job in jobs if not job.ended]
-        due = [job for job in jobs if job.interactive] or jobs
+        due = [job for job in jobs if job.interactive]
+        due = (due if self._model.batches else due[:1]) or jobs
         waiting = next((job for job in due if job.logits is None), None)
         try:
             if waiting is not None:
@@ -183,6 +225,9 @@ class Scheduler:
         spent = (time.perf_counter() - began) / len(jobs)
         for job in jobs:
             job.decode_s += spent
+            job.steps += 1
+            if job.steps % _TURN == 0:
+                self._give_way(job)
 
     def _go_on(self, job: Job, token: int) -> None:
         """The logits after `token`; with a draft, as many steps at once as the model agrees with."""
@@ -214,6 +259,13 @@ class Scheduler:
             cache.rewind(start + 1 + kept)
         job.sequence += (token, *draft[:kept])
         job.logits = logits[kept]
+
+    def _give_way(self, job: Job) -> None:
+        """Lets all that are in flight now go before it."""
+        with self._lock:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                self._jobs.append(job)
 
     def _end(self, job: Job) -> None:
         job.ended = True

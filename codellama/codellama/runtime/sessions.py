@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from codellama.runtime.generation import BLOCK, Cache
 
-# More than the files that anyone edits and the questions that anyone asks at a time.
-_MOST_SESSIONS = 16
+# More than the files that anyone edits and the questions that anyone asks at a time; and so many where all of
+# them are small, as a small model's are, since a team shares it.
+_SESSIONS, _MOST_SESSIONS, _SMALL_BYTES = 16, 64, 128 * 2**20
 
 
 class Session:
@@ -96,7 +97,9 @@ class Sessions:
 
     def _keep_within(self, budget: int) -> None:
         for session in [s for s in self._sessions if not s.in_use]:
-            if self.nbytes <= budget and len(self._sessions) <= _MOST_SESSIONS:
+            nbytes = self.nbytes
+            most = _MOST_SESSIONS if nbytes <= _SMALL_BYTES else _SESSIONS
+            if nbytes <= budget and len(self._sessions) <= most:
                 return
             self._sessions.remove(session)
 

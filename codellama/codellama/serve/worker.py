@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from codellama.runtime.engine import Engine
 from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
 from codellama.serve.admission import INTERACTIVE_PLACES, OTHER_PLACES, Admission, Ticket
 from codellama.serve.models import Models
@@ -53,7 +54,7 @@ class Worker:
     async def run(
         self, name: str, request: Request, options: Options, client: str, began: Callable[[], None]
     ) -> AsyncGenerator[Piece | Result, None]:
-        """Yields pieces, then the Result; closing the iterator cancels the work.
+        """Yields pieces where the answer is streamed, then the Result; closing the iterator cancels the work.
 
         `began` is called when it is the request's turn. Raises as `Admission.turn` and `Models.using` do.
         """
@@ -73,7 +74,8 @@ class Worker:
                 if not may_run or limits.reached():
                     yield Result("", (), "cancelled", Stats())
                     return
-                work = loop.run_in_executor(self._threads, self._run, name, request, limits, put)
+                arguments = (name, request, limits, options.stream, put)
+                work = loop.run_in_executor(self._threads, self._run, *arguments)
                 try:
                     while True:
                         item = await pieces.get()
@@ -97,22 +99,31 @@ class Worker:
         with self.models.using(name):
             pass
 
-    def _run(self, name: str, request: Request, limits: "Limits", put: Put) -> None:
+    def _run(self, name: str, request: Request, limits: "Limits", in_pieces: bool, put: Put) -> None:
         try:
             with self.models.using(name) as engine:
-                stream = engine.stream(request, limits.reached)
-                while True:
-                    try:
-                        piece = next(stream)
-                    except StopIteration as end:
-                        result = limits.applied(end.value)
-                        break
-                    limits.saw(piece.text)
-                    put(piece)
+                if in_pieces or limits.read_text:
+                    result = _streamed(engine, request, limits, put if in_pieces else None)
+                else:
+                    result = engine.run(request, limits.reached)
             self.models.measured(name, result)
             put(result)
         except Exception as error:  # noqa: BLE001 - it goes to the one who waits for it
             put(error)
+
+
+def _streamed(engine: Engine, request: Request, limits: "Limits", put: Put | None) -> Result:
+    """The result; each piece is looked at, and handed over where somebody wants it."""
+    stream = engine.stream(request, limits.reached)
+    while True:
+        try:
+            piece = next(stream)
+        except StopIteration as end:
+            result: Result = limits.applied(end.value)
+            return result
+        limits.saw(piece.text)
+        if put is not None:
+            put(piece)
 
 
 class Limits:
@@ -127,6 +138,11 @@ class Limits:
         self._deadline = time.monotonic() + options.deadline_s if options.deadline_s else None
         self._first: float | None = None
         self._text = ""
+
+    @property
+    def read_text(self) -> bool:
+        """Whether what was generated decides when to end."""
+        return bool(self._indent) or self._predict_s is not None
 
     def reached(self) -> bool:
         """Asked by the engine at every step, from any thread."""
