@@ -402,6 +402,7 @@ def larger(bench: Bench, record: Record) -> None:
         yield Figure(f"{size} {kind} peak memory", bench.peak(), "GB", "fits", None, note)
 
     plain: list[float] = []
+    bench.keep()
     for size, precision in (("13b", None), ("13b", "int4"), ("34b", None), ("70b", "int8")):
         if size != "13b":
             plain.clear()

@@ -110,7 +110,6 @@ def checks(device: str) -> dict[str, Check]:  # noqa: PLR0915 - a list of small 
         "streamed": streamed,
         "float32": functools.partial(near, "float32", "none", None, _TOKENS),
         "bfloat16": functools.partial(near, "auto", "none", None, 8),
-        "float16": functools.partial(near, "float16", "none", None, 8),
         "two at once": together,
         "cancelled": cancelled,
         "sampled": sampled,

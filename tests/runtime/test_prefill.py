@@ -10,7 +10,7 @@ import torch
 
 from codellama.runtime import Engine, load_engine
 from codellama.runtime.cache import KVCache
-from codellama.runtime.generation import BLOCK, prefill
+from codellama.runtime.generation import BLOCK, prefill, warm_up
 
 
 def _load(folder: Path) -> Engine:
@@ -55,3 +55,14 @@ def test_theta_is_read_in_both_spellings(checkpoints: dict[str, Path], tmp_path:
         logits[name] = _load(folder).logits(ids)
     assert torch.equal(logits["old"], _load(checkpoints["untied"]).logits(ids))
     assert not torch.allclose(logits["old"], logits["default"], atol=1e-2)
+
+
+def test_warming_up_leaves_nothing_behind(checkpoints: dict[str, Path]) -> None:
+    """What a GPU computes as it loads changes no answer."""
+    engine = _load(checkpoints["untied"])
+    before = engine.complete("return", max_tokens=8).ids
+    warm_up(engine.model)
+    assert engine.complete("return", max_tokens=8).ids == before
+    assert (
+        engine.complete("def re", max_tokens=8).ids == _load(checkpoints["untied"]).complete("def re", 8).ids
+    )

@@ -21,7 +21,7 @@ from torch.nn import functional
 from codellama.runtime.rope import apply_rope
 
 # A share of the keys has at least so many tiles, or merging costs more than it saves.
-_LEAST_TILES = 4
+_LEAST_TILES = 16
 _MOST_PARTS = 16
 _GATE_WIDTH, _UNPACKED_ROWS = 1024, 32
 _DTYPES = (torch.bfloat16, torch.float16)
@@ -208,14 +208,14 @@ def merged(parts: Tensor, heights: Tensor) -> Tensor:
 
 @functools.cache
 def _parts(programs: int, tiles: int, processors: int) -> int:
-    """In how many shares the keys are looked at: the fewest that leave no tenth of the processors idle."""
+    """In how many shares the keys are looked at: the fewest that leave no fifth of the processors idle."""
     best, most = 1, 0.0
     for parts in range(1, min(_MOST_PARTS, max(1, tiles // _LEAST_TILES)) + 1):
         rounds = -(-programs * parts // processors)
         busy = programs * parts / (rounds * processors)
         if busy > most + 0.02:
             best, most = parts, busy
-        if busy >= 0.9:
+        if busy >= 0.8:
             break
     return best
 

@@ -115,6 +115,15 @@ def prefill(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Tensor:
     return logits
 
 
+@torch.inference_mode()
+def warm_up(model: LanguageModel) -> None:
+    """A short prompt and a step, so that a GPU's kernels are compiled before anyone waits for them."""
+    cache = model.new_cache(BLOCK)
+    ids = [0] * 32
+    prefill(model, cache, ids)
+    model(torch.tensor([ids[:1]], device=model.device), cache)
+
+
 class StreamedText:
     """Turns ids into text as they come: whole characters only, and nothing of a stop text.
 

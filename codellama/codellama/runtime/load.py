@@ -11,7 +11,7 @@ from codellama.runtime.chat import chat_format
 from codellama.runtime.device import find_cache_kind, find_device, find_dtype, find_quantisation
 from codellama.runtime.engine import Engine
 from codellama.runtime.errors import InvalidRequest, UnsupportedArchitecture
-from codellama.runtime.generation import BLOCK, LanguageModel
+from codellama.runtime.generation import BLOCK, LanguageModel, warm_up
 from codellama.runtime.graphs import GraphedModel
 from codellama.runtime.identify import identify
 from codellama.runtime.kernels import Kernels, choose_kernels
@@ -135,4 +135,8 @@ def _load_ours(
     if library is not None and (choice.compiled or kernels == "compiled"):
         return NativeModel(model, library, packed == "int8")
     model.cache_kind = packed
-    return GraphedModel(model) if device.type == "cuda" and config.llama4 is None else model
+    if device.type != "cuda":
+        return model
+    on_gpu: LanguageModel = model if config.llama4 else GraphedModel(model)
+    warm_up(on_gpu)
+    return on_gpu
