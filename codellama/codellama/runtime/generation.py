@@ -91,6 +91,9 @@ def prefill_block(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Ten
     end = cache.length + pass_rows(model, cache.length)
     rows = torch.tensor([ids[cache.length : end]], device=model.device)  # [1, T]
     last: Tensor = model(rows, cache, last_only=True)[0, -1]
+    if model.device.type == "cuda" and cache.length < len(ids):
+        # Or the host would queue pass after pass, and nobody could go between them.
+        torch.cuda.current_stream(model.device).synchronize()
     return last
 
 
