@@ -139,6 +139,12 @@ class Record:
             report.write(self._name, self.figures, ("torch", "transformers"), more, self._folder)
 
 
+def often(run: Callable[[], object], times: int) -> None:
+    """Runs something several times, so that a GPU need not wait for the host in between."""
+    for _ in range(times):
+        run()
+
+
 def versions() -> dict[str, object]:
     """The GPU, its driver and what drives it."""
     ask = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

@@ -1,15 +1,14 @@
 """What `benchmarks.gpu` measures, a section each; every measurement may fail alone."""
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from benchmarks.gpu_bench import Bench, Record
+from benchmarks.gpu_attention import attention
+from benchmarks.gpu_bench import Bench, Record, often
 from benchmarks.gpu_models import cache_of, ids_of, quantised_error, random_model, small_shape
 from benchmarks.report import Figure
 from torch import Tensor
-from torch.nn import functional
 
 from codellama.runtime import fused_prefill
 from codellama.runtime.cache import CacheKind, KVCache
@@ -37,7 +36,7 @@ def ceilings(bench: Bench, record: Record) -> None:
         for width in (8192, 4096) if bench.cuda else (128,):
             a, b = (torch.randn(width, width, device=bench.device, dtype=bench.dtype) for _ in range(2))
             out = torch.empty_like(a)
-            run = partial(_often, lambda a=a, b=b, out=out: torch.mm(a, b, out=out), 10)
+            run = partial(often, lambda a=a, b=b, out=out: torch.mm(a, b, out=out), 10)
             rate = 10 * 2 * width**3 / bench.seconds(run)
             if width == (8192 if bench.cuda else 128):
                 bench.rate = rate
@@ -47,11 +46,6 @@ def ceilings(bench: Bench, record: Record) -> None:
 
     record.take("bandwidth", memory)
     record.take("matrix rate", products)
-
-
-def _often(run: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        run()
 
 
 def correctness(bench: Bench, record: Record) -> None:
@@ -137,61 +131,6 @@ def _last(model: LanguageModel, cache: KVCache, ids: list[int]) -> Tensor:
     rows = torch.tensor([ids], device=model.device)
     logits: Tensor = model(rows, cache, last_only=True)[0, -1]
     return logits.float().cpu()
-
-
-def attention(bench: Bench, record: Record) -> None:
-    """The rate of a pass's attention alone, ours and torch's two, by tiles: what the choice rests on."""
-    config = bench.shape("7b").config
-    past = 32768 if bench.cuda else 300
-
-    def tensors(count: int, length: int) -> list[Tensor]:
-        sizes = [(config.n_heads, count), (config.n_kv_heads, length), (config.n_kv_heads, length)]
-        return [
-            torch.randn(1, *size, config.head_dim, device=bench.device, dtype=bench.dtype) for size in sizes
-        ]
-
-    def rate(count: int, length: int, run: Callable[[], object], causal: bool = True) -> float:
-        seen = count * length - (count * (count - 1) / 2 if causal else 0)
-        return 4 * config.n_heads * config.head_dim * seen / bench.seconds(partial(_often, run, 4)) * 4 / 1e12
-
-    def ours(tile: fused_prefill.Tile, count: int, length: int) -> Iterator[Figure]:
-        q, k, v = tensors(count, length)
-        usual, fused_prefill.TILE = fused_prefill.TILE, tile
-        try:
-            found = rate(count, length, lambda: fused_prefill.attend(q, k, v))
-            mixed = fused_prefill.attend(q, k, v).float()
-        finally:
-            fused_prefill.TILE = usual
-        expected = fused_prefill.attend(q, k, v).float()
-        error = float((mixed - expected).norm() / expected.norm())
-        how = f"{tile.queries} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
-        how += ", copied" if tile.copied else ""
-        yield Figure(
-            f"fused, {count} queries of {length}, {how}", found, "TFLOP/s", note=f"differs by {error:.2g}"
-        )
-
-    def torchs(backend: str, count: int) -> Iterator[Figure]:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        q, k, v = tensors(count, past)
-        run = partial(functional.scaled_dot_product_attention, q, k, v)
-        with sdpa_kernel(SDPBackend[backend] if bench.cuda else SDPBackend.MATH):
-            began = time.perf_counter()
-            run()
-            bench.wait()
-            first = time.perf_counter() - began
-            found = rate(count, past, run, causal=False)
-        name = f"torch's {backend.lower()}, {count} queries of {past}, not causal"
-        yield Figure(name, found, "TFLOP/s", note=f"first call {1000 * first:.0f} ms")
-
-    if bench.cuda:
-        for keys, stages, copied in ((128, 2, False), (64, 3, False), (128, 2, True), (64, 3, True)):
-            tile = fused_prefill.Tile(128, keys, 8, stages, copied)
-            record.take(f"fused {keys} {copied}", partial(ours, tile, 1024, past))
-        for count, length in ((2048, past), (512, 512), (256, bench.long)):
-            record.take(f"fused {count} of {length}", partial(ours, fused_prefill.TILE, count, length))
-    for backend in ("FLASH_ATTENTION", "CUDNN_ATTENTION"):
-        record.take(backend, partial(torchs, backend, 1024 if bench.cuda else 30))
 
 
 def decode(bench: Bench, record: Record) -> None:
