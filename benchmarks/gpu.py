@@ -2,7 +2,7 @@
 
 `--section` takes names with commas (gpu_sections has them); sections that run in one process share the models
 they load. Each figure is written to DEVICE-SECTION.json the moment it is there; what fails is named there
-and the rest goes on, and so is what `--seconds` left no time for. The section ceilings measures
+and the rest goes on, and so is what `--seconds` left no time for. The first section, ceilings, measures
 bandwidth and matrix rate, which the others read from its file where they run without it. `--profile` prints
 where a step's and a pass's time goes. `--tiny` runs the same code on a CPU at sizes of no meaning and writes
 nothing: a rehearsal.
@@ -26,7 +26,7 @@ from codellama.runtime.device import find_device
 
 
 def main() -> None:
-    """Runs sections in the order in which they are named."""
+    """Runs sections in their order, whatever order they are named in."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--section", default="all", help=f"all, or some of {','.join(SECTIONS)}")
     parser.add_argument("--seconds", type=float, default=500.0, help="what remains after so many is skipped")
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
     names = list(SECTIONS) if arguments.section == "all" else arguments.section.split(",")
-    if unknown := [name for name in names if name not in SECTIONS]:
+    if unknown := [name for name in names if name not in (*SECTIONS, "")]:
         parser.error(f"there is no section {', '.join(unknown)}")
     if not arguments.tiny and not torch.cuda.is_available():
         parser.error("there is no CUDA GPU here; --tiny rehearses on a CPU")
@@ -65,8 +65,9 @@ def _run(
     more: dict[str, object],
 ) -> None:
     missed = []
-    for name in names:
-        section = SECTIONS[name]
+    for name, section in SECTIONS.items():
+        if name not in names:
+            continue
         began = time.monotonic()
         record = Record(f"{device}-{name}" if folder else name, folder, deadline, more)
         record.section(lambda section=section, record=record: section(bench, record))  # type: ignore[misc]

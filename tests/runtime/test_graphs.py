@@ -1,6 +1,7 @@
 """A step through fixed buffers, as a GPU's graphs need it, computes what the plain step does."""
 
 from pathlib import Path
+from types import MethodType
 from weakref import ref
 
 import pytest
@@ -40,7 +41,12 @@ def test_static_steps_are_plain_steps(tiny: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_span_is_captured_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps within one span of one cache share a capture; another cache, or more room, needs its own."""
     captured: list[StaticStep] = []
-    monkeypatch.setattr(graphs, "capture", lambda step: (captured.append(step), step.compute)[1])
+
+    def capture(compute: MethodType, device: torch.device) -> MethodType:
+        captured.append(compute.__self__)
+        return compute
+
+    monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(graphs, "SPAN", 16)
     graphed = GraphedModel(load_engine(str(tiny), device="cpu").model)  # type: ignore[arg-type]
     first, second = graphed.new_cache(64), graphed.new_cache(64)

@@ -10,7 +10,8 @@ from runtime_support import write_llama
 
 from codellama.runtime import Engine, linear, load_engine
 from codellama.runtime.errors import InvalidRequest
-from codellama.runtime.linear import GROUPS, Int4Linear, Int8Linear, quantise_int4, quantised, split_int8
+from codellama.runtime.int4 import quantise_int4
+from codellama.runtime.linear import GROUPS, Int4Linear, Int8Linear, quantised, split_int8
 
 
 def _weight(outputs: int = 128, inputs: int = 256, seed: int = 0) -> torch.Tensor:

@@ -38,6 +38,11 @@ class KVCache:
         return self._parts[1]
 
     @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All that is kept: keys and values, and the scales of both where they are packed."""
+        return tuple(self._parts)
+
+    @property
     def capacity(self) -> int:
         """The positions that there is room for."""
         return self.keys.shape[3]

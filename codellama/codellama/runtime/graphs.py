@@ -1,12 +1,17 @@
 """Decode steps on a GPU as CUDA graphs: a step's hundreds of kernels are started by one call.
 
-A graph repeats kernels on fixed addresses, so a step reads its id and position from buffers, writes keys and
-values where the position says, and looks at a fixed span of the cache, masked behind the position. The same
-step runs on a CPU, where tests compare it with the plain one; only the capture is CUDA's own.
+A graph repeats kernels on fixed addresses, so all that changes between steps stands in buffers. Where the
+kernels of `fused_step` compute the model, one graph serves every cache, one for each number of sequences.
+For other models a step of torch's kernels writes keys and values where the position says, and looks at a
+fixed span of one cache, masked behind the position. The same step runs on a CPU, where tests compare it
+with the plain one; only the capture is CUDA's own.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -16,6 +21,11 @@ from codellama.runtime.cache import KVCache
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.layers import Pass
 from codellama.runtime.model import Transformer
+
+if TYPE_CHECKING:
+    from codellama.runtime.fused_step import FusedStep
+
+_log = logging.getLogger(__name__)
 
 # A step looks at a multiple of so many positions: few captures for a growing text, little looked at in vain.
 SPAN = 512
@@ -63,18 +73,18 @@ class _At(KVCache):
         return self._cache.extend_at(layer, self._position, self._span, keys, values)
 
 
-def capture(step: StaticStep) -> Callable[[], Tensor]:
-    """A call that computes the step again: a CUDA graph on a GPU, the step itself elsewhere."""
-    if step.ids.device.type != "cuda":
-        return step.compute
+def capture(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """A call that computes a step again: a CUDA graph on a GPU, the step itself elsewhere."""
+    if device.type != "cuda":
+        return compute
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # libraries choose their kernels before they are recorded
-        step.compute()
+    with torch.cuda.stream(aside):  # libraries choose their kernels before they are recorded, Triton compiles
+        compute()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = step.compute()
+        out = compute()
 
     def replay() -> Tensor:
         graph.replay()
@@ -83,12 +93,23 @@ def capture(step: StaticStep) -> Callable[[], Tensor]:
     return replay
 
 
+def fused_step(model: Transformer) -> "FusedStep | None":
+    """The step of our own kernels, where there is Triton and they compute such a model."""
+    if model.device.type != "cuda" or not find_spec("triton"):
+        return None
+    from codellama.runtime.fused_step import FusedStep, fits
+
+    return FusedStep(model) if fits(model) else None
+
+
 class GraphedModel:
     """A transformer whose single steps run as captured; prompts, drafts and batches run as they were."""
 
     def __init__(self, model: Transformer) -> None:
         assert model.config.llama4 is None, "its chunks depend on numbers of the host"
         self._model = model
+        self._fused = fused_step(model)
+        self._captured: dict[tuple[int, torch.dtype], Callable[[], Tensor]] = {}
         self._steps: WeakKeyDictionary[KVCache, tuple[StaticStep, Callable[[], Tensor]]] = WeakKeyDictionary()
 
     @property
@@ -109,6 +130,8 @@ class GraphedModel:
             logits: Tensor = self._model(ids, cache, last_only)
             return logits
         assert cache.length < cache.capacity, "the engine checks a request's length before it starts"
+        if self._fused and (fused := self._fused_step(self._fused, ids[0], [cache])) is not None:
+            return fused[None]
         step, again = self._step(cache)
         step.set(ids, cache.length)
         out = again()
@@ -117,7 +140,30 @@ class GraphedModel:
 
     def together(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """As `Transformer.together`."""
+        kinds = {cache.keys.dtype for cache in caches}
+        if self._fused and len(caches) <= self._fused.rows and len(kinds) == 1:
+            logits = self._fused_step(self._fused, ids, caches)
+            if logits is not None:
+                return logits
         return self._model.together(ids, caches)
+
+    def _fused_step(self, step: "FusedStep", ids: Tensor, caches: Sequence[KVCache]) -> Tensor | None:
+        """Logits [B, V] after one more id for each of B caches, ids [B]; None where a kernel does not run."""
+        rows, kind = len(caches), caches[0].keys.dtype
+        step.set(ids, caches)
+        again = self._captured.get((rows, kind))
+        if again is None:
+            try:
+                again = capture(partial(step.compute, rows, kind), ids.device)
+            except Exception as refusal:  # noqa: BLE001 - no compiler, no memory, another GPU: torch computes instead
+                _log.warning("A fused kernel does not run on this GPU (%s): answers come slower.", refusal)
+                self._fused = None
+                return None
+            self._captured[rows, kind] = again
+        out = again()
+        for cache in caches:
+            cache.reach(cache.length + 1)
+        return out.clone()  # the graph's next run writes over it
 
     def _step(self, cache: KVCache) -> tuple[StaticStep, Callable[[], Tensor]]:
         span = -(-(cache.length + 1) // SPAN) * SPAN
@@ -126,5 +172,5 @@ class GraphedModel:
             return kept
         step = StaticStep(self._model, cache, span)
         step.set(step.ids, cache.length)
-        self._steps[cache] = step, capture(step)
+        self._steps[cache] = step, capture(step.compute, step.ids.device)
         return self._steps[cache]

@@ -4,12 +4,14 @@ Each stands where an `nn.Linear` stood and computes x @ W.T (+ bias). Rows of x 
 so a token's result does not depend on what is computed beside it.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from codellama.runtime.cache import pack
+from codellama.runtime.int4 import CHUNK, pack_words, quantise_int4, unpack_words
 
 Quantisation = Literal["int8", "int4", "fp8"]
 # How int8 weights are multiplied: with activations in bfloat16, or in two halves of int8.
@@ -22,6 +24,8 @@ _FINE = 254.0
 _FEW = 16
 # Sizes in which int4 weights share a scale; smaller ones cost more memory and lose less.
 GROUPS = (32, 64, 128)
+# Weights that are written out at once.
+_PIECE = 2**27
 # The widest input whose products of int8 cannot overflow an int32 sum.
 _MAX_WIDTH = 2**31 // (127 * 127)
 
@@ -64,10 +68,21 @@ class Int8Linear(nn.Module):
         """x [..., K] to [..., N], in x's dtype."""
         rows = x.reshape(-1, self.in_features)  # [M, K]
         kernel = self.few if rows.shape[0] <= _FEW else self.many
-        out = self.in_bfloat16(rows) if kernel == "bfloat16" else self.in_halves(rows)
+        if rows.device.type == "cuda":
+            out = self.dequantising(rows)
+        else:
+            out = self.in_bfloat16(rows) if kernel == "bfloat16" else self.in_halves(rows)
         if self.bias is not None:
             out = out.add_(self.bias)
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def dequantising(self, rows: Tensor) -> Tensor:
+        """x [M, K] to [M, N] float32: on a GPU many rows cost more than to write the weights out first."""
+        return (
+            _in_pieces(rows, self.out_features, lambda part: self.weight[part].to(rows.dtype))
+            .float()
+            .mul_(self.scale)
+        )
 
     def in_bfloat16(self, rows: Tensor) -> Tensor:
         """x [M, K] to [M, N] float32: one kernel that reads the weights once, activations in bfloat16."""
@@ -105,30 +120,44 @@ class Int4Linear(nn.Module):
     scales: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, group: int = 32) -> None:
-        """Quantises `weight` [N, K]; K is a multiple of `group`."""
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, group: int = 32, words: bool | None = None
+    ) -> None:
+        """Quantises `weight` [N, K]; K is a multiple of `group`, and of 256 in `words`.
+
+        `words` are how our own kernels for a GPU keep weights; by default where `weight` lies on one.
+        """
         super().__init__()
         outputs, inputs = weight.shape
+        self.words = weight.device.type == "cuda" if words is None else words
         assert group in GROUPS
-        assert inputs % group == 0
+        assert inputs % (CHUNK if self.words else group) == 0
         self.group = group
         self.out_features, self.in_features = outputs, inputs
-        steps, scale, middle = quantise_int4(weight.float(), group)
-        self.register_buffer("packed", _pack_int4(steps))
-        self.register_buffer("scales", _int4_scales(scale, middle))
+        if self.words:
+            packed, scales = pack_words(weight, group)
+        else:
+            steps, scale, middle = quantise_int4(weight.float(), group)
+            packed = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
+            scales = _int4_scales(scale, middle)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales", scales)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] to [..., N], in x's dtype."""
         rows = x.reshape(-1, self.in_features).bfloat16()
-        if rows.device.type == "cpu":
-            out = torch._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales)
+        if self.words:
+            out = _in_pieces(rows, self.out_features, self._unpacked)
         else:
-            out = torch._weight_int4pack_mm(rows, self.packed, self.group, self.scales)
+            out = torch._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales)
         out = out.to(x.dtype)
         if self.bias is not None:
             out = out + self.bias.to(x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
+
+    def _unpacked(self, part: slice) -> Tensor:
+        return unpack_words(self.packed[part], self.scales[part], self.group)
 
 
 class Fp8Linear(nn.Module):
@@ -174,42 +203,19 @@ def quantised(
     weight: Tensor, bias: Tensor | None, kind: Quantisation, few: Kernel = "bfloat16", many: Kernel = "halves"
 ) -> nn.Module:
     """The layer that computes with `weight` [N, K] in fewer bits; int8 where they have no kernel for it."""
-    if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % GROUPS[0] == 0:
+    whole = CHUNK if weight.device.type == "cuda" else GROUPS[0]
+    if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % whole == 0:
         return Int4Linear(weight, bias)
     if kind == "fp8" and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:
         return Fp8Linear(weight, bias)
     return Int8Linear(weight, bias, few, many)
 
 
-def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [N, K] as steps 0 to 15 (int32 [N, K]), scale and middle of each group [N, K / group].
-
-    weight = (steps - 8) * scale + middle. Of several ranges around each group's own, the one with the
-    least squared error is taken, since the outermost weights are few.
-    """
-    groups = weight.view(weight.shape[0], -1, group)  # [N, G, group]
-    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    best = torch.full_like(low, torch.inf)
-    best_steps, best_scale, best_middle = torch.zeros_like(groups), torch.ones_like(low), low
-    for shrink in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75):
-        # What is stored is bfloat16, so the steps are chosen for the rounded scale.
-        scale = ((high - low) * (shrink / 15)).clamp_min(1e-8).bfloat16().float()
-        middle = ((high + low) / 2 + scale / 2).bfloat16().float()
-        steps = ((groups - middle) / scale + 8).round().clamp(0, 15)
-        error = ((steps - 8) * scale + middle - groups).square().sum(-1, keepdim=True)
-        better = error < best
-        best = torch.where(better, error, best)
-        best_steps = torch.where(better, steps, best_steps)
-        best_scale = torch.where(better, scale, best_scale)
-        best_middle = torch.where(better, middle, best_middle)
-    return best_steps.view_as(weight).to(torch.int32), best_scale.squeeze(-1), best_middle.squeeze(-1)
-
-
-def _pack_int4(steps: Tensor) -> Tensor:
-    if steps.device.type == "cpu":
-        return torch._convert_weight_to_int4pack_for_cpu(steps, 1)
-    pairs = (steps[:, ::2] << 4 | steps[:, 1::2]).to(torch.uint8)
-    return torch._convert_weight_to_int4pack(pairs, 8)
+def _in_pieces(rows: Tensor, outputs: int, piece: Callable[[slice], Tensor]) -> Tensor:
+    """rows [M, K] @ W.T, where `piece` writes out some of W [N, K], never much of it at once."""
+    step = max(_PIECE // rows.shape[1], 1)
+    pieces = [slice(start, start + step) for start in range(0, outputs, step)]
+    return torch.cat([rows @ piece(part).T for part in pieces], dim=1)
 
 
 def _int4_scales(scale: Tensor, middle: Tensor) -> Tensor:
