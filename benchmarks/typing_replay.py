@@ -96,7 +96,7 @@ def keystrokes(head: str, typed: str) -> Iterator[Key]:
             closing.pop()
             column += 1
             yield Key(character, line, column, column, "", (line, column), pause)  # over the bracket
-        elif character in _CLOSING:
+        elif character in _CLOSING and not _in_string(typed[:n], character):
             closing.append(_CLOSING[character])
             pair = character + _CLOSING[character]
             column += 1
@@ -112,6 +112,14 @@ def keystrokes(head: str, typed: str) -> Iterator[Key]:
             yield Key("Up", line, 0, 0, "", (line - 1, 0), 2 * _KEY_S)
             yield Key("Down", line, column, column, "", (line, column), _KEY_S)
         n += 1
+
+
+def _in_string(typed: str, character: str) -> bool:
+    """Whether a quote is typed in a string or right behind one, where VS Code closes nothing by itself."""
+    if character != '"':
+        return False
+    line = typed.rpartition("\n")[2]
+    return line.endswith('"') or typed.count('"""') % 2 == 1 or line.replace('"""', "").count('"') % 2 == 1
 
 
 def _pause(chance: random.Random, character: str) -> float:

@@ -4,6 +4,8 @@ The suggester says where the place stands and with which client to ask; `codella
 asking. Nothing here knows the protocol.
 """
 
+import asyncio
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,6 +64,21 @@ async def suggest(
         least=settings.confidence,
     )
     return await complete(client, place.index, query)
+
+
+async def read_on(index: "Index", path: str) -> None:
+    """Read what completions in a file will look for in the repository's others; it takes a while."""
+    leaving = threading.Event()
+
+    def read() -> None:
+        from codellama.assist import precedents
+
+        precedents.read_on(index, path, leaving)
+
+    try:
+        await asyncio.to_thread(read)
+    finally:
+        leaving.set()
 
 
 def edited(path: str, passage: tuple[int, int, str]) -> Snippet:

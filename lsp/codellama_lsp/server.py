@@ -52,7 +52,7 @@ def initialize(server: Server, params: types.InitializeParams) -> None:
 
 def initialized(server: Server, _: types.InitializedParams) -> None:
     """Begin what need not hold up the first answer: settings' complaints, status, indexing."""
-    server.configure(server.initialization_options, server.defaults)
+    server.configure(server.initialization_options, trusted=True)
     server.defaults = server.settings
     for path in _workspace_paths(server):
         _add_folder(server, path)
@@ -65,7 +65,7 @@ def exit_(server: Server, _: None) -> None:
 
 def did_change_configuration(server: Server, params: types.DidChangeConfigurationParams) -> None:
     """New settings take the place of the last ones; what they leave out is as at initialization."""
-    server.configure(params.settings, server.defaults)
+    server.configure(params.settings, trusted=False)
 
 
 def did_change_folders(server: Server, params: types.DidChangeWorkspaceFoldersParams) -> None:
@@ -86,6 +86,9 @@ def did_open(server: Server, params: types.DidOpenTextDocumentParams) -> None:
     if not server.awake and server.settings.completion.enabled:
         server.awake = True
         server.background.start(_wake(server))
+    found = server.folders.find(convert.path_of(params.text_document.uri))
+    if server.awake and found is not None:
+        server.suggester.prepare(*found)
 
 
 def did_change(server: Server, params: types.DidChangeTextDocumentParams) -> None:
@@ -93,7 +96,7 @@ def did_change(server: Server, params: types.DidChangeTextDocumentParams) -> Non
     document, now = params.text_document, time.monotonic()
     server.documents.change(document.uri, document.version, params.content_changes)
     server.edits.add(document.uri, params.content_changes, now)
-    server.suggester.debounce.typed(now)
+    server.suggester.debounce.typed(now, document.uri)
 
 
 def did_close(server: Server, params: types.DidCloseTextDocumentParams) -> None:

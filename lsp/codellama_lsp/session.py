@@ -62,10 +62,16 @@ class Server(LanguageServer):
         self.leave: Callable[[], None] = lambda: None
         self._complaints: set[str] = set()
 
-    def configure(self, options: object, base: settings.Settings) -> None:
-        """Read a client's options over `base`, telling the person what was refused."""
+    def configure(self, options: object, *, trusted: bool) -> None:
+        """Read a client's options over the defaults, telling the person what was refused.
+
+        Those that are not `trusted` may come out of a repository.
+        """
         before = self.settings
-        self.settings, problems = settings.read(options, base)
+        self.settings, problems = settings.read(options, self.defaults)
+        if not trusted:
+            self.settings, strangers = settings.without_strangers(self.settings, self.defaults)
+            problems += strangers
         if problems:
             self.complain(" ".join(problems))
         if self.settings != before:

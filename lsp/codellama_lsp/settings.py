@@ -6,10 +6,13 @@ one sentence: a typing error in an editor's settings must never stop the server.
 from files or the environment here.
 """
 
+import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,40 @@ def read(options: object, base: Settings) -> tuple[Settings, tuple[str, ...]]:
     problems: list[str] = []
     settings = base if options is None else _read(options, base, "codellama", problems)
     return settings, tuple(problems)
+
+
+def without_strangers(sent: Settings, own: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """`sent` without servers that are neither on this machine nor in `own`, what the person set.
+
+    An editor's settings may come out of a cloned repository, whose code a server named there would get. Also
+    returns one sentence for each that was refused.
+    """
+    problems: list[str] = []
+    for group, name in (("completion", "model"), ("chat", "model"), ("engine", "key_file")):
+        mine = getattr(getattr(own, group), name)
+        value = getattr(getattr(sent, group), name)
+        known = value in ("", mine, own.completion.model, own.chat.model)
+        if known or (name == "model" and not _is_strange(value)):
+            continue
+        sent = replace(sent, **{group: replace(getattr(sent, group), **{name: mine})})
+        problems.append(
+            f"codellama.{group}.{name} is not changed to {value!r}: the settings of a repository could send "
+            "your code to a stranger, so set this in codellama's own configuration file, in its environment "
+            "or in initializationOptions."
+        )
+    return sent, tuple(problems)
+
+
+def _is_strange(model: str) -> bool:
+    """Whether a model is a URL that leads, or may lead, to another machine."""
+    if not model.startswith(("http://", "https://")):
+        return False
+    try:
+        host = urlsplit(model).hostname or ""
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
+    return not local or bool(re.search(r"[@\\\s]", model))  # what others may read as another host
 
 
 def _read(options: object, base: Any, name: str, problems: list[str]) -> Any:

@@ -25,16 +25,17 @@ from codellama_lsp.timing import Debounce
 
 if TYPE_CHECKING:
     from codellama.assist.completion import Completion
+    from codellama_index import Index
 
 _LOOK_S = 0.15  # a suggestion that stands so long is looked at, and what follows it may be wanted
 
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """What is being asked ahead; `now` ends the wait before it, since it is wanted already."""
+    """What is to be asked ahead; `begun` once it is."""
 
     cursor: Cursor
-    now: asyncio.Event
+    begun: asyncio.Event
     task: asyncio.Task[None]
 
 
@@ -61,6 +62,12 @@ class Suggester:
         self._jobs = Jobs()
         self._kept: Suggestions[tuple[Origin, Completion]] = Suggestions()
         self._ahead: _Ahead | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    def prepare(self, index: "Index | None", path: str) -> None:
+        """Read the repository's own lines that may be wanted in a file, while nobody waits."""
+        if index is not None and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.create_task(completion.read_on(index, path))
 
     def at_once(self, wanted: Wanted, settings: Settings) -> str | None:
         """What needs no model: the suggestion that is typed along, or stood here before; None otherwise."""
@@ -95,20 +102,21 @@ class Suggester:
 
     def cancel_all(self) -> None:
         """Give up whatever runs."""
+        if self._reading is not None:
+            self._reading.cancel()
         self._stop_ahead()
         self._jobs.cancel_all()
 
     async def _ask(self, wanted: Wanted, settings: Settings) -> str:
         began = time.monotonic()
-        if self._ahead is not None and self._ahead.cursor == wanted.cursor:
-            self._ahead.now.set()
+        if self._ahead is not None and self._ahead.cursor == wanted.cursor and self._ahead.begun.is_set():
             await asyncio.shield(self._ahead.task)
             if (text := self.at_once(wanted, settings)) is not None:
                 return text
         self._stop_ahead()
         waited = 0.0
         if settings.completion.debounce and not wanted.invoked:
-            waited = self.debounce.wait_s(began)
+            waited = self.debounce.wait_s(began, wanted.cursor.uri)
             await asyncio.sleep(waited)
         asked = time.monotonic()
         with self._status.busy():
@@ -117,32 +125,44 @@ class Suggester:
         origin: Origin = "repository" if done.guess else "model"
         self._keep(wanted, origin, done)
         self._tell(wanted, done.text, origin, done, waited, began)
+        self.prepare(wanted.place.index, wanted.place.path)
         if done.text:
             self._look_ahead(wanted, done.text, settings)
+        elif self._is_cold(wanted):
+            self._start_ahead(replace(wanted, invoked=False), settings)
         return done.text
 
-    async def _complete(self, wanted: Wanted, settings: Settings) -> "Completion":
-        """The model's answer in time, or nothing."""
+    async def _complete(self, wanted: Wanted, settings: Settings, *, ahead: bool = False) -> "Completion":
+        """The model's answer in time, or nothing; `ahead`: nobody waits, and the prompt may be long."""
         from codellama.assist.completion import NOTHING
 
         client = await self._engine.client(settings)
         if self._engine.info is not None:
             self._pace.told(self._engine.info.prefill_rate, self._engine.info.decode_rate)
+        warm = ahead or not self._is_cold(wanted)
+        room = self._room(settings, warm=warm)
         began = time.monotonic()
         try:
             async with asyncio.timeout(settings.completion.deadline_ms / 1000 or None):
                 done = await completion.suggest(
-                    client, wanted.place, settings.completion, self._room(settings), invoked=wanted.invoked
+                    client, wanted.place, settings.completion, room, invoked=wanted.invoked
                 )
         except TimeoutError:
             return replace(NOTHING, filters=("deadline",))
-        self._pace.learn(done.stats)
-        self._status.answered(round(1000 * (time.monotonic() - began)), done.stats.reused_tokens)
+        took = time.monotonic() - began
+        self._pace.learn(done.stats, None if ahead else took)
+        if warm:
+            self._pace.warmed(wanted.cursor.uri, wanted.cursor.index)
+        self._status.answered(round(1000 * took), done.stats.reused_tokens)
         return done
 
-    def _room(self, settings: Settings) -> Room:
+    def _room(self, settings: Settings, *, warm: bool) -> Room:
         most = settings.completion
-        return self._pace.room(most.latency_ms / 1000, most.max_tokens, completion.MOST_BYTES)
+        return self._pace.room(most.latency_ms / 1000, most.max_tokens, completion.MOST_BYTES, warm=warm)
+
+    def _is_cold(self, wanted: Wanted) -> bool:
+        """Whether the server knows nothing of this place's prompt, so that it must be short."""
+        return not self._pace.is_warm(wanted.cursor.uri, wanted.cursor.index)
 
     def _look_ahead(self, wanted: Wanted, text: str, settings: Settings) -> None:
         """Ask for what follows a suggestion once it was accepted, after it was looked at for a while."""
@@ -156,16 +176,20 @@ class Suggester:
         before, after = raw[: wanted.place.offset], raw[wanted.place.offset :]
         accepted = before + text.encode("utf-8", "replace")
         place = replace(wanted.place, text=(accepted + after).decode(), offset=len(accepted))
-        later = replace(wanted, cursor=cursor, place=place, invoked=False)
-        now = asyncio.Event()
-        self._ahead = _Ahead(cursor, now, asyncio.create_task(self._ask_ahead(later, settings, now)))
+        self._start_ahead(replace(wanted, cursor=cursor, place=place, invoked=False), settings)
 
-    async def _ask_ahead(self, wanted: Wanted, settings: Settings, now: asyncio.Event) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(now.wait(), _LOOK_S)
+    def _start_ahead(self, later: Wanted, settings: Settings) -> None:
+        self._stop_ahead()
+        begun = asyncio.Event()
+        task = asyncio.create_task(self._ask_ahead(later, settings, begun))
+        self._ahead = _Ahead(later.cursor, begun, task)
+
+    async def _ask_ahead(self, wanted: Wanted, settings: Settings, begun: asyncio.Event) -> None:
+        await asyncio.sleep(_LOOK_S)
+        begun.set()
         # It may fail: when it is wanted, it is asked again, and its error told then.
         with suppress(CodellamaError, CodeIndexError):
-            done = await self._complete(wanted, settings)
+            done = await self._complete(wanted, settings, ahead=True)
             self._keep(wanted, "ahead", done)
 
     def _keep(self, wanted: Wanted, origin: Origin, done: "Completion") -> None:

@@ -66,6 +66,16 @@ def test_a_line_that_is_not_sure_shows_its_sure_beginning() -> None:
     assert pick(of_model("value", unsure_end, 0.3, least=0.5)) == Offer("value", 0.9, whole=False)
 
 
+def test_a_line_too_short_to_be_read_goes_on() -> None:
+    """A colon alone is no suggestion: the beginning of the block behind it may be one."""
+    answer = said(
+        ":\n    self.value = 0", (1, 0.9), (6, 0.9), (10, 0.9), (16, 0.9), (18, 0.2), (20, 0.1), (20, 0.9)
+    )
+    chosen = pick(of_model(answer.text, answer, 0.2))
+    assert chosen is not None
+    assert (chosen.text, chosen.whole) == (":\n    self.value", False)
+
+
 def test_a_block_ends_before_a_line_that_is_not_sure() -> None:
     """Of a model that is not trusted fully; a trusted one's block stays whole."""
     text = "a = first()\nb = second()\nc = third()"
@@ -78,7 +88,7 @@ def test_of_beginnings_the_one_that_promises_most() -> None:
     """Sureness against length: neither one sure word nor a long one that is hardly so."""
     offers = [Offer("abc", 0.6, whole=False), Offer("abc = defgh", 0.5, whole=False), Offer("x" * 99, 0.1)]
     assert pick(offers) == offers[1]
-    assert pick(offers[:1], least=0.7) is None
+    assert pick(offers[:1], least=1.3) is None, "a beginning needs half of what a line needs"
 
 
 def test_what_filtering_moved_is_found_again() -> None:

@@ -98,9 +98,17 @@ def test_the_wait_and_the_answer_together_are_bounded() -> None:
 
 def test_a_model_that_answers_at_once_is_asked_at_once() -> None:
     """On a GPU there is nothing to wait for, and nothing before the first key."""
-    quick, now = typed([0.2] * 60, 0.01)
+    quick, now = typed([0.2] * 60, 0.005)
     assert quick.wait_s(now) == 0
     assert Debounce().wait_s(5.0) == 0
+
+
+def test_a_document_that_nobody_types_in_is_not_waited_for() -> None:
+    """A look into another file is answered at once."""
+    debounce = Debounce()
+    debounce.typed(1.0, "a")
+    assert debounce.wait_s(1.0, "a") > 0.1
+    assert debounce.wait_s(1.0, "b") == 0
 
 
 def change(line: int, text: str = "x") -> types.TextDocumentContentChangePartial:

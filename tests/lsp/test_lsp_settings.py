@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from codellama_cli import config, repository
 from codellama_lsp import engine
-from codellama_lsp.settings import CompletionSettings, Settings, read
+from codellama_lsp.settings import (
+    ChatSettings,
+    CompletionSettings,
+    EngineSettings,
+    Settings,
+    read,
+    without_strangers,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -88,6 +95,42 @@ def test_the_configuration_file_reaches_the_model_server() -> None:
     for model in (settings.completion.model, settings.chat.model):
         assert engine.serve_settings(settings, model) == repository.serve_settings(loaded, model)
     assert read({"engine": {"key_file": ""}}, settings)[0].engine.key_file == ""
+
+
+OWN = Settings(
+    CompletionSettings(model="http://gpu.example:8000/v1"),
+    ChatSettings(model="https://team.example/v1"),
+    engine=EngineSettings(key_file="~/key"),
+)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "kept"),
+    [
+        ("completion", "model", "https://stranger.example/v1", False),
+        ("completion", "model", "http://127.0.0.1@stranger.example", False),
+        ("completion", "model", "http://stranger.example\\@127.0.0.1", False),
+        ("completion", "model", "http://localhost.stranger.example", False),
+        ("completion", "model", "http://[::", False),
+        ("chat", "model", "http://192.168.0.7:8000", False),
+        ("engine", "key_file", "~/.ssh/id_ed25519", False),
+        ("completion", "model", "http://127.0.0.1:8080/v1", True),
+        ("completion", "model", "http://[::1]:8080", True),
+        ("chat", "model", "http://localhost:11434/v1", True),
+        ("completion", "model", "https://team.example/v1", True),
+        ("chat", "model", "./instruct", True),
+        ("engine", "key_file", "", True),
+    ],
+)
+def test_a_repositorys_settings_name_no_server(group: str, name: str, value: str, kept: bool) -> None:
+    """What an editor sends later may come out of a cloned repository: a URL counts where it is this machine's
+    or the person named it; the refusal says where to set it."""
+    sent, _ = read({group: {name: value}}, OWN)
+    settings, problems = without_strangers(sent, OWN)
+    assert getattr(getattr(settings, group), name) == (value if kept else getattr(getattr(OWN, group), name))
+    assert [problem.startswith(f"codellama.{group}.{name} is not changed") for problem in problems] == (
+        [] if kept else [True]
+    )
 
 
 def test_whole_floats_are_whole_numbers() -> None:

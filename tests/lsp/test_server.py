@@ -141,6 +141,23 @@ def test_invalid_settings_give_a_message_and_defaults(start) -> None:
     assert "codellama.x is no setting" in message["message"]
 
 
+def test_settings_that_come_later_name_no_stranger(start) -> None:
+    """A cloned repository's settings cannot send code to a server of their choice; the person's own can."""
+    client = start()
+    client.initialize(initializationOptions={"completion": {"model": "http://mine.example/v1"}})
+    uri = client.open("x = ")
+    for model, expected in [
+        ("https://stranger.example/v1", "http://mine.example/v1"),
+        ("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1"),
+    ]:
+        sent = {"codellama": {"completion": {"model": model, "max_tokens": 9}}}
+        client.notify("workspace/didChangeConfiguration", {"settings": sent})
+        assert client.asked_for(uri, 0, 4)["max_tokens"] == 9
+        assert client.params("codellama/status")[-1]["model"] == expected
+    (message,) = client.params("window/showMessage")
+    assert "codellama.completion.model is not changed to 'https://stranger.example/v1'" in message["message"]
+
+
 def test_requests_out_of_turn_are_refused(start) -> None:
     """-32002 before initialize, -32600 for a second one and after shutdown."""
     client = start()

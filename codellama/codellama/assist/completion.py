@@ -21,6 +21,8 @@ from codellama_index.records import OpenDocument, Snippet
 
 # The index stops by itself after 100 ms; this one is for a disk that hangs.
 _CONTEXT_TIMEOUT_S = 0.3
+_GUESSES_TIMEOUT_S = 0.2
+_OWN_BYTES = 20_000  # of the file itself, in which the line's like is looked for
 _LARGE = 1_000_000  # characters of a document that the index is not asked about: it would take too long
 
 
@@ -95,7 +97,7 @@ async def complete(
         _snippets(index, query, budget), _single_line(query, prefix, suffix)
     )
     asked = time.perf_counter()
-    guessing = asyncio.create_task(_guesses(index, query, prefix, suffix))
+    guessing = asyncio.create_task(_guesses(index, query))
     try:
         request = _request(query, prefix, suffix, extras(snippets), single)
         result = await client.infill(request, model=model, deadline_s=deadline_s)
@@ -213,12 +215,13 @@ async def _snippets(index: Index | None, query: CompletionQuery, budget: int) ->
     return merged(found, query.recent, budget)
 
 
-async def _guesses(index: Index | None, query: CompletionQuery, prefix: str, suffix: str) -> list[Guess]:
+async def _guesses(index: Index | None, query: CompletionQuery) -> list[Guess]:
     """How the line went on elsewhere, as it may be inserted; none rather than late ones."""
-    look_up = asyncio.to_thread(guesses_at, index, query.path, prefix, suffix, query.open_documents)
+    around = windows(query.text, query.offset, _OWN_BYTES)
+    look_up = asyncio.to_thread(guesses_at, index, query.path, *around, query.open_documents)
     try:
-        found = await asyncio.wait_for(look_up, _CONTEXT_TIMEOUT_S)
+        found = await asyncio.wait_for(look_up, _GUESSES_TIMEOUT_S)
     except TimeoutError:
         return []
-    fitting = (replace(guess, text=filters.apply(guess.text, prefix, suffix)[0]) for guess in found)
+    fitting = (replace(guess, text=filters.apply(guess.text, *around)[0]) for guess in found)
     return [guess for guess in fitting if guess.text]

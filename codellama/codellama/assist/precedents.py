@@ -1,7 +1,7 @@
 """What the repository's own files say at a cursor.
 
-Reads the files nearest to the cursor's, within a time budget a call: what it leaves, the next call does.
-Nothing is written, and no file that the index would refuse is read.
+Reads the files nearest to the cursor's, within a time budget a call: what it leaves, the next call does, or
+`read_on` while nobody waits. Nothing is written, and no file that the index would refuse is read.
 """
 
 import math
@@ -18,7 +18,8 @@ from codellama_index.records import OpenDocument
 from codellama_index.refusal import by_content
 from codellama_index.walk import FoundFile, walk
 
-_READ_S = 0.15
+_READ_S = 0.05  # while someone waits for a guess
+_SLICE_S, _REST_S = 0.02, 0.01  # of reading while nobody waits, so that a guess never waits for long
 _LISTED_S = 20.0
 _TEXT_BYTES = 4_000_000
 _FILE_BYTES = 200_000
@@ -45,23 +46,39 @@ class Precedents:
     ) -> list[Guess]:
         """How the cursor's line went on elsewhere: in this file, in open ones, in the repository's."""
         with self._turn:
-            deadline = time.monotonic() + _READ_S
-            if PurePosixPath(path).suffix != self._suffix:
-                self._suffix, self._listed = PurePosixPath(path).suffix, -math.inf
+            self._looked_at(path)
             buffers = {d.path: d.text for d in open_documents if PurePosixPath(d.path).suffix == self._suffix}
             for name, text in buffers.items():
                 if self._known.get(name) != text:
                     self._evidence.put(name, text)
                     self._known[name] = text
             if index is not None:
-                self._list(index, path, buffers)
-                self._read(index, deadline)
+                if self._listed == -math.inf:
+                    self._list(index, path, buffers)
+                self._read(index, time.monotonic() + _READ_S)
             return self._evidence.guesses(prefix, suffix, without=(path,))
 
+    def read_on(self, index: Index, path: str, leaving: threading.Event) -> None:
+        """Reads what guesses at a path will want, a little at a time, until it is to leave.
+
+        Looks now and then what has changed.
+        """
+        with self._turn:
+            self._looked_at(path)
+            if time.monotonic() - self._listed > _LISTED_S:
+                self._list(
+                    index, path, {n: known for n, known in self._known.items() if isinstance(known, str)}
+                )
+        while self._waiting and not leaving.wait(_REST_S):
+            with self._turn:
+                self._read(index, time.monotonic() + _SLICE_S)
+
+    def _looked_at(self, path: str) -> None:
+        if PurePosixPath(path).suffix != self._suffix:
+            self._suffix, self._listed = PurePosixPath(path).suffix, -math.inf
+
     def _list(self, index: Index, path: str, buffers: dict[str, str]) -> None:
-        """Looks now and then which files there are; what is gone is forgotten, what changed is read again."""
-        if time.monotonic() - self._listed < _LISTED_S:
-            return
+        """Looks which files there are; what is gone is forgotten, what changed is read again."""
         found = {f.path: f for f in walk(index.root) if not f.skip and f.path.endswith(self._suffix or "\0")}
         self._listed = time.monotonic()
         for name in self._known.keys() - found.keys() - buffers.keys():
@@ -98,6 +115,11 @@ def guesses_at(
     """`Precedents.guesses`; what was read of an index's files is kept as long as the index is."""
     known = Precedents() if index is None else _by_index.setdefault(index, Precedents())
     return known.guesses(index, path, prefix, suffix, open_documents)
+
+
+def read_on(index: Index, path: str, leaving: threading.Event) -> None:
+    """`Precedents.read_on` for the guesses of `guesses_at`; it may take seconds."""
+    _by_index.setdefault(index, Precedents()).read_on(index, path, leaving)
 
 
 def _distance(path: str, other: str) -> int:

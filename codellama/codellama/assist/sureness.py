@@ -14,13 +14,14 @@ from codellama.runtime.locate import POCKET
 from codellama.runtime.records import Result
 
 SHOWN = 0.2
-"""How sure a text must be to be shown unasked: right to the line's end, or a beginning as far as it goes
-(what that comes to on packages the pocket model never saw: codellama/training/LOG.md)."""
+"""How likely a line must be right to its end to be shown unasked; what that comes to on packages that the
+pocket model never saw tells codellama/training/LOG.md."""
 
 DARK = 0.25
 """A trusted model's mean probability of its tokens under which its answer is a guess in the dark."""
 
-_LEAST = 3  # characters of a beginning
+_BEGUN = 0.5  # of that, of a beginning: a short text that is wrong costs its reader less
+_LEAST = 4  # characters of a beginning
 _WORD_END = re.compile(r"\w\W|\W\w|\W\W")
 
 
@@ -58,7 +59,7 @@ def pick(offers: Sequence[Offer], least: float = SHOWN) -> Offer | None:
     # What stands is overruled by what is surer, if that is sure enough by itself.
     if whole:
         return max(whole, key=lambda offer: offer.sure)
-    begun = [offer for offer in offers if not offer.whole and offer.sure >= least]
+    begun = [offer for offer in offers if not offer.whole and offer.sure >= _BEGUN * least]
     return max(begun, key=lambda offer: offer.sure * math.sqrt(len(offer.text)), default=None)
 
 
@@ -133,8 +134,13 @@ def _sure_lines(text: str, result: Result, least: float) -> str:
 
 
 def _beginnings(text: str, result: Result) -> list[Offer]:
-    """The first line's beginnings that end with a word, each with the probability of its tokens."""
-    first = text.split("\n", 1)[0]
+    """The first line's beginnings that end with a word, each with the probability of its tokens.
+
+    A line that is too short to be read goes on with the next, as where a block begins.
+    """
+    lines = text.split("\n")
+    count = next((n for n in range(1, len(lines)) if len("".join(lines[:n]).strip()) >= _LEAST), len(lines))
+    first = "\n".join(lines[:count])
     start = result.text.find(first)
     if start < 0:
         return []

@@ -42,10 +42,13 @@ class NGrams:
             by_gram = np.argsort(grams, kind="stable").astype(np.int32)
             self._places[order] = grams[by_gram], by_gram
 
-    def places(self, gram: Sequence[int]) -> Iterator[int]:
-        """Where these ids stand, last first; there are as many as one of ORDERS says."""
+    def places(self, gram: Sequence[int], hashed: np.uint32 | None = None) -> Iterator[int]:
+        """Where these ids stand, last first; there are as many as one of ORDERS says.
+
+        Who asks many sequences for one gram gives its `hash_of`.
+        """
         grams, by_gram = self._places[len(gram)]
-        wanted = _grams(np.array(gram, np.int32), len(gram))[0]
+        wanted = hash_of(gram) if hashed is None else hashed
         first, last = np.searchsorted(grams, wanted, "left"), np.searchsorted(grams, wanted, "right")
         for start in by_gram[first:last][::-1]:
             if all(self.ids[start + n] == i for n, i in enumerate(gram)):  # two grams may share a hash
@@ -215,10 +218,12 @@ class Evidence:
         for order in ORDERS:
             if len(cursor.context) < order:
                 continue
+            gram = cursor.context[-order:]
+            hashed = hash_of(gram)
             found = (
                 (name, start + order)
                 for name, (grams, spelled) in texts.items()
-                for start in grams.places(cursor.context[-order:])
+                for start in grams.places(gram, hashed)
                 if self._goes_on(spelled, start + order, cursor.begun)
             )
             if candidates := list(islice(found, _CANDIDATES)):
@@ -231,8 +236,9 @@ class Evidence:
             if len(cursor.ahead) < order:
                 continue
             found = []
+            hashed = hash_of(cursor.ahead[:order])
             for name, (grams, spelled) in texts.items():
-                for end in islice(grams.places(cursor.ahead[:order]), _CANDIDATES):
+                for end in islice(grams.places(cursor.ahead[:order], hashed), _CANDIDATES):
                     start = end
                     while start > 0 and grams.ids[start - 1] != cursor.ahead[0] and end - start < _LINE_WORDS:
                         start -= 1
@@ -291,6 +297,12 @@ def _beginnings(rests: Mapping[str, _Found]) -> Iterator[tuple[str, _Found]]:
 def _key(word: str) -> str:
     """White space matches whatever its width."""
     return "\n" if word[0] == "\n" else " " if word.isspace() else word
+
+
+def hash_of(gram: Sequence[int]) -> np.uint32:
+    """The hash that a gram is looked up by."""
+    hashed: np.uint32 = _grams(np.array(gram, np.int32), len(gram))[0]
+    return hashed
 
 
 def _grams(ids: NDArray[np.int32], order: int) -> NDArray[np.uint32]:
