@@ -1,13 +1,15 @@
 """Whose turn it is: places, lines by client, limits, and what a newer request supersedes."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import pytest
 
-from codellama.runtime.errors import ClientBusy, ServerBusy
+from codellama.runtime.embedding import EmbeddingModel
+from codellama.runtime.errors import ClientBusy, ServerBusy, UnknownModel
 from codellama.runtime.records import CompletionRequest
 from codellama.serve.admission import Admission, Ticket
 from codellama.serve.models import Loading, Models
@@ -90,6 +92,46 @@ def test_a_name_of_ones_own_is_no_other_line() -> None:
         first, second, none = (ticket.session for ticket in full.came)
         assert first != second
         assert none is None
+
+    run(scenario())
+
+
+def test_texts_to_embed_or_classify_wait_in_the_same_line() -> None:
+    """They are refused where too many wait, and hold their place until their thread is free."""
+
+    async def scenario() -> None:
+        full = Full()
+        refusing = Worker(Models(Loading(), {}), full)
+        for asks in (refusing.embed("m", ["a"], False, "anna"), refusing.classify("m", ["a"], "anna")):
+            with pytest.raises(ServerBusy):
+                await asks
+        refusing.close()
+        assert [(ticket.client, ticket.interactive) for ticket in full.came] == [("anna", False)] * 2
+
+        go, at_work = threading.Event(), threading.Event()
+
+        class Slow(Models):
+            def encoder(self, name: str) -> EmbeddingModel:
+                at_work.set()
+                go.wait(20)
+                raise UnknownModel(name)
+
+        worker = Worker(Slow(Loading(), {}), Admission(others=1))
+        first = asyncio.create_task(worker.embed("first", ["a"], False, "anna"))
+        await asyncio.to_thread(at_work.wait, 20)
+        second = asyncio.create_task(worker.embed("second", ["a"], False, "ben"))
+        await asyncio.sleep(0)
+        first.cancel()  # whoever asked has left, and the thread goes on
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (worker.admission.running, worker.admission.waiting) == (1, 1)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(UnknownModel, match="second"):
+            await second
+        assert (worker.admission.running, worker.admission.waiting) == (0, 0)
+        worker.close()
 
     run(scenario())
 

@@ -68,6 +68,55 @@ def test_a_completion_streams(client: openai.OpenAI) -> None:
     assert (last.choices, last.usage.completion_tokens) == ([], 8)
 
 
+def test_a_completions_logprobs(client: openai.OpenAI) -> None:
+    """Each token of the text with its own and the likeliest, whole and streamed alike."""
+    request: dict[str, Any] = {"model": "pocket", "prompt": "import os\n", "max_tokens": 8, "temperature": 0}
+    choice = client.completions.create(**request, logprobs=2).choices[0]
+    told = choice.logprobs
+    assert told is not None
+    assert told.tokens
+    assert told.token_logprobs
+    assert told.top_logprobs
+    assert told.text_offset
+    assert "".join(told.tokens) == choice.text
+    assert [choice.text[offset:][:1] for offset in told.text_offset] == [token[:1] for token in told.tokens]
+    for token, logprob, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert top[token] == max(top.values()) == logprob <= 0
+        assert len(top) == 2
+    chunks = [c.choices[0].logprobs for c in client.completions.create(**request, logprobs=2, stream=True)]
+    streamed = [part for part in chunks if part]
+    for name in ("tokens", "token_logprobs", "text_offset"):
+        assert [value for part in streamed for value in getattr(part, name)] == getattr(told, name)
+    alone = client.completions.create(**request, logprobs=0).choices[0].logprobs
+    assert alone is not None
+    assert (alone.tokens, alone.top_logprobs) == (told.tokens, None)
+    assert client.completions.create(**request).choices[0].logprobs is None
+
+
+def test_a_chats_logprobs(client: openai.OpenAI, chat_model: str) -> None:
+    """Bytes too, since a token may end inside a character."""
+    request: dict[str, Any] = {
+        "model": chat_model,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 8,
+        "temperature": 2,
+        "seed": 1,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    choice = client.chat.completions.create(**request).choices[0]
+    assert choice.logprobs is not None
+    content = choice.logprobs.content
+    assert content
+    joined = bytes(byte for token in content for byte in token.bytes or ())
+    assert joined.decode(errors="replace") == choice.message.content
+    assert all(len(token.top_logprobs) == 3 for token in content)
+    assert all(token.top_logprobs[0].logprob >= token.logprob for token in content)
+    chunks = list(client.chat.completions.create(**request, stream=True))
+    parts = [c.choices[0].logprobs.content or [] for c in chunks if c.choices[0].logprobs]
+    assert [token for part in parts for token in part] == content
+
+
 def test_chat_answers_and_streams(client: openai.OpenAI, chat_model: str) -> None:
     request: dict[str, Any] = {
         "model": chat_model,
@@ -91,6 +140,6 @@ def test_errors_are_openais_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="pocket"):
         client.chat.completions.create(model="pocket", messages=[{"role": "user", "content": "Hi"}])
     with pytest.raises(openai.BadRequestError, match="logprobs"):
-        client.completions.create(model="pocket", prompt="a", logprobs=2)
+        client.completions.create(model="pocket", prompt="a", logprobs=21)
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()

@@ -140,6 +140,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "a", "stop": [1]}),
     ("/v1/completions", {"prompt": "a", "stop": ["a"] * 17}),
     ("/v1/completions", {"prompt": "a", "n": 9}),
+    *(("/v1/completions", {"prompt": "a", "logprobs": wrong}) for wrong in (21, -1, True, "5")),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "logprobs": 5}),
     ("/v1/completions", {"prompt": "a", "model": ["pocket"]}),
     ("/v1/chat/completions", {"messages": []}),
     ("/v1/chat/completions", {"messages": "hello"}),

@@ -113,6 +113,8 @@ def test_a_clients_request_names_no_files(team: Team, tmp_path: Path) -> None:
         for name in (str(tmp_path), "/etc", "../pocket"):
             response = infill(http, model=name)
             assert (response.status_code, response.json()["error"]["type"]) == (404, "UnknownModel")
+            for route in ("/v1/embeddings", "/classify"):
+                assert http.post(route, json={"model": name, "input": "a"}).status_code == 404
         assert infill(http, model="pocket").status_code == 200
 
 

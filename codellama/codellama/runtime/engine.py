@@ -6,7 +6,6 @@ reuses the whole blocks of ids that it begins with.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,25 +13,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from codellama.runtime.answer import Answer
 from codellama.runtime.chat import ChatFormat
 from codellama.runtime.errors import ContextTooLong, InvalidRequest
-from codellama.runtime.generation import LanguageModel, StreamedText
-from codellama.runtime.healing import Spelling
+from codellama.runtime.generation import LanguageModel
 from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
-from codellama.runtime.prompt_builder import Prompt, PromptBuilder
+from codellama.runtime.prompt_builder import PromptBuilder
 from codellama.runtime.records import (
     ChatMessage,
     ChatRequest,
     CompletionRequest,
     Extra,
-    FinishReason,
     InfillMode,
     InfillRequest,
     Piece,
     Request,
     Result,
     Sampling,
-    Stats,
 )
 from codellama.runtime.sampling import Sampler
 from codellama.runtime.scheduler import Job, Scheduler
@@ -42,6 +39,8 @@ from codellama.runtime.tokenizer import Tokenizer
 # Of the memory that is free at load, what the caches of earlier prompts may keep: a quarter, and half of a
 # GPU's, which few others use: 100,000 tokens of a 7B take 52 GB.
 _CACHE_SHARE, _GPU_CACHE_SHARE = 4, 2
+# How many of the likeliest tokens are told at most, as OpenAI has it.
+_MOST_LOGPROBS = 20
 
 
 def _never() -> bool:
@@ -101,7 +100,7 @@ class Engine:
                     self._scheduler.advance(job, lambda: not answer.pieces)
         last = answer.finish()
         if last:
-            yield Piece(last, ())
+            yield last
         return answer.result(job)
 
     def run(self, request: Request, cancelled: Callable[[], bool] = _never) -> Result:
@@ -162,18 +161,19 @@ class Engine:
     @contextmanager
     def _in_flight(
         self, request: Request, cancelled: Callable[[], bool]
-    ) -> Generator[tuple[Job, "_Answer"], None, None]:
+    ) -> Generator[tuple[Job, Answer], None, None]:
         """The request's job, which is in the scheduler while the block lasts, and what it comes to.
 
         Raises what went wrong with the job at the block's end.
         """
         _check(request)
         prompt = self._prompts.build(request)
-        answer = _Answer(self.tokenizer, self._prompts, prompt, request)
+        sampler = Sampler(request.sampling, self._device, request.top_logprobs or 0)
+        answer = Answer(self.tokenizer, self._prompts.index, prompt, request, sampler)
         job = Job(
             ids=answer.ids_to_run,
             positions=len(answer.ids_to_run) + answer.spelled_bytes + request.max_tokens,
-            sampler=Sampler(request.sampling, self._device),
+            sampler=sampler,
             take=answer.take,
             allowed=answer.allowed,
             cancelled=cancelled,
@@ -199,94 +199,6 @@ class Engine:
                 self._sessions.make_room(short)
 
 
-class _Answer:
-    """What one request has come to so far: ids and text as the scheduler hands them over."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, prompts: PromptBuilder, prompt: Prompt, request: Request
-    ) -> None:
-        self._tokenizer, self._index = tokenizer, prompts.index
-        self._prompt = prompt
-        self._spelling = Spelling(prompts.index, prompt.healing) if prompt.healing else None
-        self._max_tokens = request.max_tokens
-        decode = tokenizer.decode if prompt.new_text else tokenizer.decode_continuation
-        self._text = StreamedText(decode, request.stop)
-        self._ids: list[int] = []
-        self._steps: list[tuple[int, float]] = []
-        self._reason: FinishReason = "length"
-        self.pieces: deque[Piece] = deque()
-
-    @property
-    def ids_to_run(self) -> list[int]:
-        """The prompt without the tokens that healing takes back."""
-        healing = self._prompt.healing
-        return self._prompt.ids[: -healing.count] if healing else self._prompt.ids
-
-    @property
-    def spelled_bytes(self) -> int:
-        """The most tokens that may spell the prompt's end again: one for each byte."""
-        return len(self._prompt.healing.text) if self._prompt.healing else 0
-
-    def allowed(self) -> list[int] | None:
-        """The ids that may come next; None for all."""
-        return self._spelling.allowed() if self._spelling else None
-
-    def take(self, token: int, logprob: float) -> bool:
-        """Adds one id to the answer; whether more are wanted."""
-        ids = self._answered(token)
-        if not ids:
-            return True
-        more = self._add(token, ids)
-        self._steps.append((len(self._text.text), logprob))
-        return more
-
-    def _add(self, token: int, ids: Sequence[int]) -> bool:
-        if token in self._prompt.stop_ids:
-            self._reason = "stop"
-            return False
-        for i in ids:
-            self._ids.append(i)
-            piece = self._text.push(i)
-            if piece:
-                self.pieces.append(Piece(piece, (i,)))
-            if self._text.stopped:
-                self._reason = "stop"
-                return False
-            if len(self._ids) == self._max_tokens:
-                return False
-        return True
-
-    def finish(self) -> str:
-        """The text that was held back, once nothing more comes."""
-        return self._text.finish()
-
-    def result(self, job: Job) -> Result:
-        """The whole, once `job` has ended."""
-        mean = sum(logprob for _, logprob in self._steps) / len(self._steps) if self._steps else None
-        stats = Stats(
-            prompt_tokens=len(self._prompt.ids),
-            reused_tokens=job.reused,
-            prefill_s=job.prefill_s,
-            decode_s=job.decode_s,
-            tokens=len(self._ids),
-            mean_logprob=mean,
-        )
-        reason = "cancelled" if job.was_cancelled else self._reason
-        text = self._text.text
-        steps = tuple((min(end, len(text)), logprob) for end, logprob in self._steps)
-        return Result(text, tuple(self._ids), reason, stats, self._prompt.packed, steps)
-
-    def _answered(self, token: int) -> list[int]:
-        """What of the token is answer: all of it, or as ids of their own what goes beyond a healed prompt."""
-        if self._spelling is None or self._spelling.done:
-            return [token]
-        beyond = self._spelling.push(token)
-        try:
-            return self._tokenizer.encode_continuation(beyond.decode())
-        except UnicodeDecodeError:  # it ends inside a character
-            return self._index.single_bytes(beyond)
-
-
 def _turns(messages: Sequence[dict[str, str]]) -> tuple[ChatMessage, ...]:
     return tuple(ChatMessage(m["role"], m["content"]) for m in messages)
 
@@ -300,6 +212,10 @@ def _check(request: Request) -> None:
             f"temperature is {sampling.temperature}: give a number from 0 up.",
         ),
         (not 0 < sampling.top_p <= 1, f"top_p is {sampling.top_p}: give more than 0, at most 1."),
+        (
+            request.top_logprobs is not None and not 0 <= request.top_logprobs <= _MOST_LOGPROBS,
+            f"logprobs of {request.top_logprobs} tokens a place are asked for: give 0 to {_MOST_LOGPROBS}.",
+        ),
         (not 0 <= sampling.min_p <= 1, f"min_p is {sampling.min_p}: give a number from 0 to 1."),
     ]
     for wrong, message in problems:

@@ -89,6 +89,11 @@ class Spelling:
         self._left = healing.text
 
     @property
+    def left(self) -> bytes:
+        """What is still to be spelled."""
+        return self._left
+
+    @property
     def done(self) -> bool:
         return not self._left
 

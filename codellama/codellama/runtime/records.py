@@ -37,7 +37,8 @@ class Sampling:
 class InfillRequest:
     """Fill the gap between `prefix` and `suffix`; extras come in a stable order, over-supplied.
 
-    `stop` holds texts at which generation ends; they are not part of the result.
+    `stop` holds texts at which generation ends; they are not part of the result. With `top_logprobs` the
+    result tells its tokens, each with so many of the likeliest.
     """
 
     prefix: str
@@ -47,6 +48,7 @@ class InfillRequest:
     mode: InfillMode = "auto"
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class CompletionRequest:
     max_tokens: int = 64
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class ChatRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     documents: tuple[Extra, ...] = ()
+    top_logprobs: int | None = None
 
 
 Request = InfillRequest | CompletionRequest | ChatRequest
@@ -106,11 +110,28 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A choice of the model: what it adds to the text, its log-probability, the likeliest in its place.
+
+    The first of an answer may have spelled the prompt's end as well (see `healing`); that is left out here,
+    and its probability is one among those that do.
+    """
+
+    content: bytes
+    logprob: float
+    likeliest: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """One step of a stream: the text it adds (whole characters only) and the ids behind it."""
+    """One step of a stream: the text it adds (whole characters only) and the ids behind it.
+
+    `tokens`, where they were asked for, are those since the piece before: text may be held back.
+    """
 
     text: str
     ids: tuple[int, ...]
+    tokens: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +139,8 @@ class Result:
     """The whole of a generation; `text` ends before any stop token or stop text.
 
     `steps`: after each choice of the model the characters of `text` so far, and its log-probability; that of
-    what ended the text comes last. Empty where a server does not tell.
+    what ended the text comes last. Empty where a server does not tell. `tokens` are those of the text, where
+    they were asked for.
     """
 
     text: str
@@ -127,3 +149,4 @@ class Result:
     stats: Stats
     packed: tuple[Packed, ...] = ()
     steps: tuple[tuple[int, float], ...] = ()
+    tokens: tuple[Token, ...] = ()

@@ -11,7 +11,10 @@ from codellama.runtime.records import Sampling
 class Sampler:
     """Greedy at temperature 0; else temperature and nucleus sampling, repeatable by seed."""
 
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+    def __init__(self, sampling: Sampling, device: torch.device, top: int = 0) -> None:
+        """`top` is how many of the likeliest are noted at each choice."""
+        self._top = top
+        self.likeliest: list[tuple[int, float]] = []  # at the last choice, with their log-probabilities
         self._temperature = sampling.temperature
         self._top_p, self._min_p = sampling.top_p, sampling.min_p
         self._generator = torch.Generator(device=device)
@@ -35,6 +38,9 @@ class Sampler:
             places = torch.tensor(allowed, device=logits.device)
             logits = torch.full_like(logits, -torch.inf).scatter(0, places, logits[places])
         logprobs = torch.log_softmax(logits.float(), dim=-1)
+        if self._top:
+            values, ids = logprobs.topk(min(self._top, logprobs.shape[0]))
+            self.likeliest = list(zip(ids.tolist(), values.tolist(), strict=True))
         if self.greedy:
             return _read(logits.argmax(), logprobs)
         weights = torch.softmax(logits.float() / self._temperature, dim=-1)

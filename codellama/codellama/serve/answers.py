@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from codellama.runtime.records import Request, Result
+from codellama.runtime.records import Piece, Request, Result, Token
 from codellama.serve import api
+from codellama.serve.logprobs import chat_logprobs, completion_logprobs
 from codellama.serve.options import Options
 
 
@@ -22,8 +23,8 @@ class Shape(Protocol):
         """The JSON of all answers."""
         ...
 
-    def events(self, text: str, result: Result | None) -> list[str]:
-        """The data of server-sent events for a piece of text; with `result` those that end the stream."""
+    def events(self, item: Piece | Result) -> list[str]:
+        """The data of server-sent events for a piece of text; for the result those that end the stream."""
         ...
 
 
@@ -38,11 +39,11 @@ class InfillShape:
         shaped = [self._answer(number, result.text, result) for number, result in enumerate(results)]
         return shaped if self._options.count > 1 else shaped[0]
 
-    def events(self, text: str, result: Result | None) -> list[str]:
-        """An event without a result has the new text alone."""
-        if result is None:
-            return [json.dumps({"index": 0, "content": text, "tokens": [], "stop": False})]
-        return [json.dumps(self._answer(0, "", result))]
+    def events(self, item: Piece | Result) -> list[str]:
+        """A piece's event has the new text alone."""
+        if isinstance(item, Piece):
+            return [json.dumps({"index": 0, "content": item.text, "tokens": [], "stop": False})]
+        return [json.dumps(self._answer(0, "", item))]
 
     def _answer(self, number: int, content: str, result: Result) -> dict[str, Any]:
         request, stats = self._request, result.stats
@@ -71,8 +72,10 @@ class InfillShape:
 class OpenAIShape:
     """The answers of `/v1/completions`, or of `/v1/chat/completions`."""
 
-    def __init__(self, model: str, options: Options, chat: bool) -> None:
+    def __init__(self, request: Request, model: str, options: Options, chat: bool) -> None:
         self._options, self._chat = options, chat
+        self._tells = request.top_logprobs is not None
+        self._told = b""  # in a stream, by the events before
         kind = "text_completion"
         if chat:
             kind = "chat.completion.chunk" if options.stream else "chat.completion"
@@ -85,21 +88,31 @@ class OpenAIShape:
 
     def whole(self, results: Sequence[Result]) -> Any:
         """A choice for each answer."""
-        choices = [self._choice(number, result.text, result) for number, result in enumerate(results)]
+        choices = [
+            self._choice(number, result.text, result.tokens, result) for number, result in enumerate(results)
+        ]
         return self._head | {"choices": choices, "usage": _usage(results)} | api.result_body(results[0])
 
-    def events(self, text: str, result: Result | None) -> list[str]:
+    def events(self, item: Piece | Result) -> list[str]:
         """The last one says that it is; before it, where asked for, one with the count of tokens alone."""
-        chunk = self._head | {"choices": [self._choice(0, text, result)]}
-        if result is None:
-            return [json.dumps(chunk)]
-        events = [chunk | api.result_body(result)]
+        if isinstance(item, Piece):
+            choice = self._choice(0, item.text, item.tokens, None)
+            self._told += b"".join(token.content for token in item.tokens)
+            return [json.dumps(self._head | {"choices": [choice]})]
+        chunk = self._head | {"choices": [self._choice(0, "", (), item)]}
+        events = [chunk | api.result_body(item)]
         if self._options.usage:
-            events.append(self._head | {"choices": [], "usage": _usage([result])})
+            events.append(self._head | {"choices": [], "usage": _usage([item])})
         return [*map(json.dumps, events), "[DONE]"]
 
-    def _choice(self, number: int, text: str, result: Result | None) -> dict[str, Any]:
+    def _choice(
+        self, number: int, text: str, tokens: Sequence[Token], result: Result | None
+    ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": _reason(result), "logprobs": None}
+        if self._tells and (tokens or not self._options.stream):
+            choice["logprobs"] = (
+                chat_logprobs(tokens) if self._chat else completion_logprobs(tokens, self._told)
+            )
         if not self._chat:
             return choice | {"text": text}
         return choice | {

@@ -76,10 +76,12 @@ def read_completion(body: dict[str, Any]) -> InfillRequest | CompletionRequest:
         body = body | {"prompt": prompt[0]}
     prompt = field(body, "prompt", str, "")
     max_tokens = _max_tokens(body, "max_tokens", 16)
+    sampling, stop = _sampling(body, 1.0), _stop(body)
+    top = None if body.get("logprobs") is None else whole(body, "logprobs", 0)
     if body.get("suffix"):
         suffix = field(body, "suffix", str, "")
-        return InfillRequest(prompt, suffix, (), max_tokens, "auto", _sampling(body, 1.0), _stop(body))
-    return CompletionRequest(prompt, max_tokens, _sampling(body, 1.0), _stop(body))
+        return InfillRequest(prompt, suffix, (), max_tokens, "auto", sampling, stop, top)
+    return CompletionRequest(prompt, max_tokens, sampling, stop, top)
 
 
 def read_chat(body: dict[str, Any]) -> ChatRequest:
@@ -94,7 +96,8 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
     named = next((n for n in ("max_tokens", "max_completion_tokens", "n_predict") if n in body), "max_tokens")
     max_tokens = _max_tokens(body, named, 256)
     documents = tuple(_extra(item, "documents", "path") for item in field(body, "documents", list, []))
-    return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body), documents)
+    top = whole(body, "top_logprobs", 0) if field(body, "logprobs", bool, False) else None
+    return ChatRequest(tuple(messages), max_tokens, _sampling(body, 1.0), _stop(body), documents, top)
 
 
 def encode(body: dict[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ import codellama
 from codellama.runtime import errors
 from codellama.runtime.errors import InvalidRequest, ServerBusy
 from codellama.runtime.records import Piece, Request, Result
-from codellama.serve import api, embeddings
+from codellama.serve import api, classification, embeddings
 from codellama.serve.answers import InfillShape, OpenAIShape, Shape
 from codellama.serve.api import ModelInfo
 from codellama.serve.body import decode
@@ -86,6 +86,7 @@ class App:
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/tokenize", self.tokenize, methods=["POST"]),
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+            Route("/classify", self.classify, methods=["POST"]),
         ]
 
     async def health(self, _: HttpRequest) -> Response:
@@ -135,8 +136,20 @@ class App:
     async def embeddings(self, http: HttpRequest) -> Response:
         request = embeddings.read_request(await _body(http))
         with self._at_work():
-            vectors = await self.worker.embed(request.model, request.input, request.question)
+            embed = self.worker.embed(request.model, request.input, request.question, _client(http))
+            vectors = await _unless_gone(http, embed)
+        if vectors is None:
+            return _nobody()
         return JSONResponse(embeddings.answer_body(request, vectors.tolist()))
+
+    async def classify(self, http: HttpRequest) -> Response:
+        request = classification.read_request(await _body(http))
+        with self._at_work():
+            classify = self.worker.classify(request.model, request.input, _client(http))
+            found = await _unless_gone(http, classify)
+        if found is None:
+            return _nobody()
+        return JSONResponse(classification.answer_body(request, *found))
 
     async def infill(self, http: HttpRequest) -> Response:
         body = await _body(http)
@@ -161,18 +174,18 @@ class App:
         if http.url.path == "/infill":
             shape = InfillShape(request, model, info.max_context if info else 0, options)
         else:
-            shape = OpenAIShape(model, options, chat=role == "chat")
+            shape = OpenAIShape(request, model, options, chat=role == "chat")
         requests = tuple(varied(request, body, number) for number in range(options.count))
-        call = Call(http.url.path, http.scope["client_name"], model, options, requests, shape)
+        call = Call(http.url.path, _client(http), model, options, requests, shape)
         if options.stream:
             events = self._events(call)
             # The first event is awaited here, so that a refused request has a status that says so.
             first = await _unless_gone(http, anext(events))
             if first is None:
-                return Response(status_code=499)  # nobody reads it
+                return _nobody()
             return StreamingResponse(_after(first, events), media_type="text/event-stream")
         results = await _unless_gone(http, self._whole(call))
-        return Response(status_code=499) if results is None else JSONResponse(shape.whole(results))
+        return _nobody() if results is None else JSONResponse(shape.whole(results))
 
     async def _whole(self, call: Call) -> list[Result]:
         results = []
@@ -187,9 +200,8 @@ class App:
         try:
             async with aclosing(self._observed(call, call.requests[0])) as stream:
                 async for item in stream:
-                    text, result = ("", item) if isinstance(item, Result) else (item.text, None)
                     begun = True
-                    yield "".join(f"data: {event}\n\n" for event in call.shape.events(text, result))
+                    yield "".join(f"data: {event}\n\n" for event in call.shape.events(item))
         except errors.CodellamaError as error:
             if not begun:
                 raise
@@ -252,6 +264,17 @@ def _listed(name: str, info: ModelInfo | None) -> dict[str, Any]:
     entry = {"id": name, "object": "model", "owned_by": "codellama"}
     # vLLM's name for the context beside ours.
     return entry | asdict(info) | {"max_model_len": info.max_context} if info else entry
+
+
+def _client(http: HttpRequest) -> str:
+    """Whose key it is (see security)."""
+    name: str = http.scope["client_name"]
+    return name
+
+
+def _nobody() -> Response:
+    """Nobody reads it: the client has left."""
+    return Response(status_code=499)
 
 
 async def _body(http: HttpRequest) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from codellama.runtime.classifier import Classifier
 from codellama.runtime.device import find_device
 from codellama.runtime.embedding import EmbeddingModel
 from codellama.runtime.engine import Engine
@@ -29,6 +31,9 @@ from codellama.serve.load_progress import load_progress
 _PRECISIONS: dict[str, Precision] = {"int8": "q8_0", "int4": "q4_0", "float32": "f32"}
 # A measured rate moves by this share towards that of the newest request, if that had so many tokens.
 _RECENT, _TELLING = 0.2, 4
+
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Models:
         self._only_roles = only_roles
         self._resident: dict[Path, _Resident] = {}
         self._encoders: dict[str, EmbeddingModel] = {}
+        self._classifiers: dict[str, Classifier] = {}
         self.loading: tuple[int, int] | None = None  # bytes loaded and to load, while a model is
         self._lock = threading.Lock()  # of the tables, for moments
         self._load_lock = threading.Lock()  # one load at a time, which keeps no loaded model waiting
@@ -117,15 +123,22 @@ class Models:
 
         Raises as `EmbeddingModel` does, and UnknownModel where others than the owner use this server.
         """
+        return self._small(name, self._encoders, EmbeddingModel, "embedding model")
+
+    def classifier(self, name: str) -> Classifier:
+        """The classifier, as `encoder` gives its models; raises as `Classifier` does, and UnknownModel."""
+        return self._small(name, self._classifiers, Classifier, "classifier")
+
+    def _small(self, name: str, loaded: dict[str, S], load: Callable[[str], S], kind: str) -> S:
         if self._only_roles:
-            raise UnknownModel("There is no embedding model here: ask a server on your own machine.")
-        if (loaded := self._encoders.get(name)) is not None:  # without waiting for another model's load
-            return loaded
+            raise UnknownModel(f"There is no {kind} here: ask a server on your own machine.")
+        if (there := loaded.get(name)) is not None:  # without waiting for another model's load
+            return there
         with self._load_lock:
-            if name not in self._encoders:
-                logging.info("loading the embedding model %s", name)
-                self._encoders[name] = EmbeddingModel(name)
-            return self._encoders[name]
+            if name not in loaded:
+                logging.info("loading the %s %s", kind, name)
+                loaded[name] = load(name)
+            return loaded[name]
 
     def measured(self, name: str, result: Result) -> None:
         """Takes what an answer took into the model's rates."""

@@ -47,8 +47,6 @@ def read_options(body: dict[str, Any]) -> Options:
         raise InvalidRequest(f"n is {count}: from 1 to {_MOST_ANSWERS} answers are given to one request.")
     if stream and count > 1:
         raise InvalidRequest("n is more than 1 and the answer is streamed: choose one of the two.")
-    if body.get("logprobs") or body.get("top_logprobs"):
-        raise InvalidRequest("logprobs are not given for each token: leave it out; stats has their mean.")
     fields = field(body, "response_fields", list, [])
     streaming = field(body, "stream_options", dict, {})
     deadline, predict = number(body, "deadline_ms", 0.0), number(body, "t_max_predict_ms", 0.0)

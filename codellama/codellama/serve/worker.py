@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from codellama.runtime.engine import Engine
 from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 Put = Callable[[Piece | Result | Exception], None]
 
 
@@ -47,9 +48,32 @@ class Worker:
 
         return await asyncio.to_thread(encode)
 
-    async def embed(self, name: str, texts: Sequence[str], question: bool) -> "NDArray[np.float32]":
-        """[texts, dimensions]; raises as `Models.encoder` does."""
-        return await asyncio.to_thread(lambda: self.models.encoder(name).encode(texts, question))
+    async def embed(
+        self, name: str, texts: Sequence[str], question: bool, client: str
+    ) -> "NDArray[np.float32]":
+        """[texts, dimensions]; raises as `Models.encoder` and `Admission.turn` do."""
+        return await self._in_turn(client, lambda: self.models.encoder(name).encode(texts, question))
+
+    async def classify(
+        self, name: str, texts: Sequence[str], client: str
+    ) -> tuple[tuple[str, ...], list[list[float]]]:
+        """Labels, and [texts, labels] of scores; raises as `Models.classifier` and `Admission.turn` do."""
+
+        def work() -> tuple[tuple[str, ...], list[list[float]]]:
+            classifier = self.models.classifier(name)
+            return classifier.labels, classifier.scores(texts)
+
+        return await self._in_turn(client, work)
+
+    async def _in_turn(self, client: str, work: Callable[[], T]) -> T:
+        """Runs `work`, which nothing can stop, in a thread once it is its turn."""
+        async with self.admission.turn(Ticket(client, interactive=False)):
+            done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            try:
+                return await asyncio.shield(done)
+            finally:
+                # The place is free once the thread is, whoever has left meanwhile.
+                await asyncio.wait({done})
 
     async def run(
         self, name: str, request: Request, options: Options, client: str, began: Callable[[], None]
