@@ -18,7 +18,7 @@ from benchmarks.gpu_models import Shape, cache_of, ids_of, random_model, shapes
 from torch import Tensor, nn
 
 from codellama.runtime.cache import CacheKind
-from codellama.runtime.fused_step import ONE, Attention, Matrix, Product, Reading, Tile
+from codellama.runtime.fused_step import ONE, Attention, FusedStep, Matrix, Product, Reading, Tile
 from codellama.runtime.graphs import GraphedModel
 from codellama.runtime.int4 import unpack_words
 from codellama.runtime.layers import RMSNorm
@@ -35,12 +35,34 @@ SHAPES = {
 }
 KINDS = ("float", "int8", "fp8", "int4")
 TILES = {
-    "float": [(4, 256, 1, 1), (8, 256, 1, 1), (2, 512, 1, 1), (4, 512, 1, 1), (8, 512, 4, 1), (8, 512, 4, 4)],
-    "int8": [(4, 512, 1, 1), (8, 512, 1, 1), (4, 1024, 4, 1), (8, 1024, 4, 3)],
-    "fp8": [(4, 512, 1, 1), (8, 512, 1, 1), (8, 1024, 4, 3)],
-    "int4": [(4, 128, 1, 1), (8, 128, 1, 1), (2, 256, 1, 1), (8, 256, 4, 1)],
+    "float": [
+        (4, 256, 1, 1, True),
+        (4, 256, 1, 1, False),
+        (4, 512, 1, 1, True),
+        (2, 512, 1, 1, True),
+        (8, 256, 1, 1, True),
+        (8, 512, 4, 4, False),
+    ],
+    "int8": [
+        (4, 512, 1, 1, True),
+        (4, 512, 1, 1, False),
+        (2, 512, 1, 1, True),
+        (2, 1024, 1, 1, True),
+        (8, 1024, 4, 1, True),
+        (8, 1024, 4, 3, False),
+    ],
+    "fp8": [(4, 512, 1, 1, True), (2, 1024, 1, 1, True), (4, 512, 1, 1, False)],
+    "int4": [
+        (4, 128, 1, 1, True),
+        (4, 128, 1, 1, False),
+        (2, 128, 1, 1, True),
+        (2, 256, 1, 1, True),
+        (8, 128, 1, 1, False),
+    ],
 }
 READINGS = [(32, 4, 1), (32, 4, 3), (64, 4, 1), (64, 4, 2), (64, 8, 1)]
+# Positions that a cache holds.
+LENGTHS = (1000, 8000, 100_000)
 # What a measurement repeats within a graph: enough that starting it does not count.
 REPEATS = 20
 DEVICE = torch.device("cuda")
@@ -137,10 +159,9 @@ def product_case(
             tiles, (False, True) if kind == "int8" and rows == 1 else (True,)
         ):
             base = Product(matrix, norm, gated, not normed, tile, magic, pdl)
+            flags = [word for word, on in (("ahead", tile.ahead), ("magic", base.magic), ("pdl", pdl)) if on]
             words = f"{name} {kind} batch {rows} {tile.outputs}x{tile.inputs} warps {tile.warps} "
-            words += (
-                f"stages {tile.stages} {'magic' if kind == 'int8' and magic else ''}{' pdl' if pdl else ''}"
-            )
+            words += f"stages {tile.stages} {' '.join(flags)}"
             try:
                 before = out[:rows].clone()
                 base.launch(x, out, rows)
@@ -169,7 +190,7 @@ MANY_TILES = {
 
 def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, pdl: bool) -> Iterator[str]:
     """Attention at several lengths, its cache's two layers in turn."""
-    heads, shared, d, room = *shape, 128, 100_352
+    heads, shared, d, room = *shape, 128, LENGTHS[-1] + 352
     attention = Attention(heads, shared, d, False, DEVICE)
     parts = [torch.zeros(2, shared, room, d, device=DEVICE, dtype=kind) for _ in range(2)]
     parts += [torch.full((2, shared, room), 0.02, device=DEVICE) for _ in range(2)]
@@ -184,7 +205,7 @@ def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, 
     cos, sin = torch.ones(room, d // 2, device=DEVICE), torch.zeros(room, d // 2, device=DEVICE)
     qkv = torch.randn(16, (heads + 2 * shared) * d, device=DEVICE)
     out = torch.zeros(16, heads * d, device=DEVICE)
-    for length in (1000, 8000, 100_000):
+    for length in LENGTHS:
         entry = [*(part.data_ptr() for part in parts), room, length, cos.data_ptr(), sin.data_ptr()]
         table = torch.tensor([entry] * 16, device=DEVICE)
         assert table.shape[1] == FIELDS
@@ -225,17 +246,19 @@ def _new(qkv: Tensor, heads: int, shared: int, d: int, part: int) -> Tensor:
     return qkv[0, (heads + part * shared) * d :][: shared * d].view(shared, 1, d)
 
 
-def step_case(size: str, quantize: Quantisation | None, cache: CacheKind | None) -> Iterator[str]:
-    """Two layers of a model: steps as captured, of one sequence and of four, against torch's kernels."""
-    shape = Shape(replace(shapes()[size].config, n_layers=2))
-    model, _ = random_model(shape, DEVICE, torch.bfloat16, quantize, cache)
+def step_case(
+    size: str, quantize: Quantisation | None, cache: CacheKind | None, bandwidth: float
+) -> Iterator[str]:
+    """Four layers of a model: steps as captured, of one sequence and of four, against torch's kernels."""
+    shape = Shape(replace(shapes()[size].config, n_layers=4))
+    model, nbytes = random_model(shape, DEVICE, torch.bfloat16, quantize)
     assert isinstance(model, GraphedModel)
     plain = model._model
     words = f"step {size} {quantize or 'bf16'} cache {cache or 'bf16'}"
     if model._fused is None:
         yield f"FAILED {words}: torch's kernels step"
         return
-    caches, others = ([cache_of(model, 256, 0) for _ in range(4)] for _ in range(2))
+    caches, others = ([cache_of(model, 256, 0, cache) for _ in range(4)] for _ in range(2))
     for n, one in enumerate(caches + others):
         plain(torch.tensor([ids_of(20 + 30 * (n % 4))], device=DEVICE), one)
     ids = torch.tensor([5, 6, 7, 8], device=DEVICE)
@@ -251,13 +274,30 @@ def step_case(size: str, quantize: Quantisation | None, cache: CacheKind | None)
         for a, b in zip(caches, others, strict=True)
     ]
     yield f"{words}: errors {' '.join(f'{error:.1e}' for error in errors)}, keys {max(kept):.1e}"
+    for pdl in (False, True):
+        step = FusedStep(plain, pdl)
+        for batch in (1, 4):
+            step.set(ids[:batch], caches[:batch])
+            kind = caches[0].keys.dtype
+            try:
+                again = step.compute(batch, kind).clone()
+                took = seconds(partial(_step, step, batch, kind))
+                error = off(step.compute(batch, kind), again)
+            except Exception:  # noqa: BLE001
+                yield f"FAILED {words} pdl {pdl}: " + " | ".join(traceback.format_exc().splitlines()[-3:])
+                continue
+            yield f"{words} batch {batch} pdl {pdl}: {figures(nbytes, took, bandwidth)}, again {error:.1e}"
+
+
+def _step(step: FusedStep, batch: int, kind: torch.dtype, _: int) -> Tensor:
+    return step.compute(batch, kind)
 
 
 def main() -> None:
     """Runs the cases until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
-    parser.add_argument("--batches", default="1,8")
+    parser.add_argument("--batches", default="1")
     parser.add_argument("--pdl", action="store_true", help="start kernels before the last one ends")
     parser.add_argument("--seconds", type=float, default=60)
     arguments = parser.parse_args()
@@ -277,8 +317,10 @@ def main() -> None:
         ("34b", None, "int8"),
     ]
     for size, quantize, cache in steps:
-        cases.append((f"step {size} {quantize} {cache}", partial(step_case, size, quantize, cache)))
-    for name, kind in itertools.product(("7b qkv", "7b o", "7b gate-up", "7b down"), KINDS):
+        cases.append(
+            (f"step {size} {quantize} {cache}", partial(step_case, size, quantize, cache, bandwidth))
+        )
+    for name, kind in itertools.product(("7b o", "7b gate-up", "7b down", "7b qkv"), KINDS):
         case = partial(product_case, name, kind, bandwidth, batches, arguments.pdl)
         cases.append((f"{name} {kind}", case))
     for shape, kind in itertools.product(

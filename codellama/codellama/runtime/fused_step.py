@@ -36,12 +36,16 @@ _CACHES = {
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What a program of a product takes at once: outputs, inputs (words of int4), warps, loads ahead."""
+    """What a program of a product takes at once: outputs, inputs (words of int4), warps, loads ahead.
+
+    Of a gated product it takes half as many outputs, each from two rows of weights.
+    """
 
     outputs: int
     inputs: int
     warps: int
     stages: int
+    ahead: bool = False  # the next weights are asked for before these are used
 
     @property
     def options(self) -> dict[str, int]:
@@ -51,10 +55,10 @@ class Tile:
 
 # By what weights are kept in, for one row: measured with benchmarks/gpu_kernels.py.
 ONE = {
-    "float": Tile(4, 256, 1, 1),
-    "int8": Tile(4, 512, 1, 1),
-    "fp8": Tile(4, 512, 1, 1),
-    "int4": Tile(4, 128, 1, 1),
+    "float": Tile(4, 256, 1, 1, ahead=True),
+    "int8": Tile(4, 512, 1, 1, ahead=True),
+    "fp8": Tile(4, 512, 1, 1, ahead=True),
+    "int4": Tile(4, 128, 1, 1, ahead=True),
 }
 MANY = {
     "float": Tile(32, 128, 4, 3),
@@ -119,24 +123,31 @@ class Product:
         matrix, few = self.matrix, rows == 1
         tile = self.tile or (ONE if few else MANY)[matrix.kind]
         outputs = matrix.outputs // 2 if self.gated else matrix.outputs
+        taken = tile.outputs // 2 if self.gated and few else tile.outputs
         gain, eps = (self.norm.weight, self.norm.eps) if self.norm else (x, 0.0)
         given: list[Any] = [x, gain, matrix.weight, x if matrix.scale is None else matrix.scale, out]
         sizes: list[Any] = [outputs, matrix.inputs]
         flags: dict[str, Any] = {"GATED": self.gated, "NORM": self.norm is not None, "ADD": self.add}
-        flags |= {"BN": tile.outputs, "STAGES": tile.stages, "PDL": self.pdl}
+        flags |= {"BN": taken, "STAGES": tile.stages, "PDL": self.pdl}
         if self.pdl:
             flags["launch_pdl"] = True
-        grid = (-(-outputs // tile.outputs),)
+        grid = (-(-outputs // taken),)
         words, scaled = matrix.inputs // 8, matrix.kind in ("int8", "fp8")
         if not few:
             many = flags | {"GROUP": matrix.group, "SCALED": scaled, "BK": tile.inputs}
             product_many[grid](*given, rows, *sizes, words, eps, **many, **tile.options)
         elif matrix.kind == "int4":
-            four = flags | {"GROUP": matrix.group, "BW": tile.inputs}
+            four = flags | {"AHEAD": tile.ahead, "GROUP": matrix.group, "BW": tile.inputs}
             int4_one[grid](*given, *sizes, words, eps, **four, **tile.options)
         else:
             magic, even = self.magic and matrix.kind == "int8", matrix.inputs % tile.inputs == 0
-            one = flags | {"SCALED": scaled, "MAGIC": magic, "EVEN": even, "BK": tile.inputs}
+            one = flags | {
+                "AHEAD": tile.ahead,
+                "SCALED": scaled,
+                "MAGIC": magic,
+                "EVEN": even,
+                "BK": tile.inputs,
+            }
             product_one[grid](*given, *sizes, eps, **one, **tile.options)
 
 
@@ -215,11 +226,13 @@ class FusedStep:
 
     rows = ROWS
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, pdl: bool = False) -> None:
+        """With `pdl` a kernel begins to fetch weights while the one before it ends."""
         assert fits(model)
+        self._pdl = pdl
         self._model, config = model, model.config
-        self._layers = [_products(block) for block in model.layers if isinstance(block, Block)]
-        self._head = Product(Matrix.of(model.lm_head), model.norm)
+        self._layers = [_products(block, pdl) for block in model.layers if isinstance(block, Block)]
+        self._head = Product(Matrix.of(model.lm_head), model.norm, pdl=pdl)
         device = model.device
         shape = config.n_heads, config.n_kv_heads, config.head_dim
         self._attention = Attention(*shape, config.rope_interleaved, device)
@@ -253,7 +266,7 @@ class FusedStep:
         embed[grid](self._ids, self._model.embed_tokens.weight, x, width, BLOCK=_EMBED_BLOCK)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
             qkv.launch(x, self._qkv, rows)
-            self._attention.launch(self._qkv, self._table, self._mixed, layer, rows, kind)
+            self._attention.launch(self._qkv, self._table, self._mixed, layer, rows, kind, pdl=self._pdl)
             out.launch(self._mixed, x, rows)
             gate_up.launch(x, self._hidden, rows)
             down.launch(self._hidden, x, rows)
@@ -261,7 +274,7 @@ class FusedStep:
         return self._logits[:rows]
 
 
-def _products(block: Block) -> tuple[Product, Product, Product, Product]:
+def _products(block: Block, pdl: bool) -> tuple[Product, Product, Product, Product]:
     attention, mlp = block.self_attn, block.mlp
     qkv = (
         (attention.qkv_proj,)
@@ -270,10 +283,10 @@ def _products(block: Block) -> tuple[Product, Product, Product, Product]:
     )
     gate_up = (mlp.gate_up_proj,) if mlp.gate_up_proj else (mlp.gate_proj, mlp.up_proj)
     return (
-        Product(Matrix.of(*qkv), block.input_layernorm),
-        Product(Matrix.of(attention.o_proj), add=True),
-        Product(Matrix.of(*gate_up), block.post_attention_layernorm, gated=True),
-        Product(Matrix.of(mlp.down_proj), add=True),
+        Product(Matrix.of(*qkv), block.input_layernorm, pdl=pdl),
+        Product(Matrix.of(attention.o_proj), add=True, pdl=pdl),
+        Product(Matrix.of(*gate_up), block.post_attention_layernorm, gated=True, pdl=pdl),
+        Product(Matrix.of(mlp.down_proj), add=True, pdl=pdl),
     )
 
 

@@ -47,6 +47,14 @@ def _wide(w, MAGIC: tl.constexpr):
 
 
 @triton.jit
+def _part(rows, start, columns, k, EVEN: tl.constexpr):
+    """Some columns of some rows, as far as there are any."""
+    if EVEN:
+        return tl.load(rows + start)
+    return tl.load(rows + start, mask=(start + columns < k)[None, :], other=0.0)
+
+
+@triton.jit
 def product_one(
     x,
     gain,
@@ -65,12 +73,12 @@ def product_one(
     BN: tl.constexpr,
     BK: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """out [n] of x [k] and weight [n or 2n, k] in float, int8 or fp8; a program sums BN outputs."""
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     columns = tl.arange(0, BK)
     here = weight + rows[:, None].to(tl.int64) * k + columns[None, :]
@@ -79,20 +87,30 @@ def product_one(
     second = tl.zeros([BN, BK], tl.float32)
     squares = tl.zeros([BK], tl.float32)
     whole = tl.zeros([BK], tl.float32)
+    if AHEAD:  # weights are no other kernel's to write
+        next_w = _part(here, 0, columns, k, EVEN)
+        if GATED:
+            next_u = _part(there, 0, columns, k, EVEN)
+    if PDL:
+        gdc_wait()
     for start in tl.range(0, k, BK, num_stages=STAGES):
-        if EVEN:
-            w = tl.load(here + start)
-            v = tl.load(x + start + columns).to(tl.float32)
+        if AHEAD:
+            w = next_w
+            next_w = _part(here, start + BK, columns, k, False)
             if GATED:
-                u = tl.load(there + start)
+                u = next_u
+                next_u = _part(there, start + BK, columns, k, False)
+        else:
+            w = _part(here, start, columns, k, EVEN)
+            if GATED:
+                u = _part(there, start, columns, k, EVEN)
+        if EVEN:
+            v = tl.load(x + start + columns).to(tl.float32)
             if NORM:
                 g = tl.load(gain + start + columns).to(tl.float32)
         else:
             inside = start + columns < k
-            w = tl.load(here + start, mask=inside[None, :], other=0.0)
             v = tl.load(x + start + columns, mask=inside, other=0.0).to(tl.float32)
-            if GATED:
-                u = tl.load(there + start, mask=inside[None, :], other=0.0)
             if NORM:
                 g = tl.load(gain + start + columns, mask=inside, other=0.0).to(tl.float32)
         if NORM:
@@ -149,6 +167,16 @@ def _input(x, gain, place, inside, NORM: tl.constexpr):
 
 
 @triton.jit
+def _words(weight, scales, row, start, j, words, groups, GROUP: tl.constexpr):
+    """Some words of some rows with their scales, as far as there are any."""
+    word = start + j
+    inside = (word < words)[None, :]
+    w = tl.load(weight + row * words + word[None, :], mask=inside, other=0)
+    s = tl.load(scales + row * groups + word[None, :] // (GROUP // 8), mask=inside, other=0)
+    return w, s
+
+
+@triton.jit
 def int4_one(
     x,
     gain,
@@ -166,12 +194,12 @@ def int4_one(
     BN: tl.constexpr,
     BW: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """out [n] of x [k] and words [n or 2n, k / 8], scales [n or 2n, k / GROUP] of two bfloat16 each."""
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     groups = k // GROUP
     j = tl.arange(0, BW)
@@ -179,15 +207,25 @@ def int4_one(
     second = tl.zeros([BN, BW], tl.float32)
     squares = tl.zeros([BW], tl.float32)
     row, up_row = rows[:, None].to(tl.int64), (rows[:, None] + n).to(tl.int64)
+    if AHEAD:
+        next_w, next_s = _words(weight, scales, row, 0, j, words, groups, GROUP)
+        if GATED:
+            next_u, next_t = _words(weight, scales, up_row, 0, j, words, groups, GROUP)
+    if PDL:
+        gdc_wait()
     for start in tl.range(0, words, BW, num_stages=STAGES):
         word = start + j
         inside = word < words
-        w = tl.load(weight + row * words + word[None, :], mask=inside[None, :], other=0)
-        group = word[None, :] // (GROUP // 8)
-        s = tl.load(scales + row * groups + group, mask=inside[None, :], other=0)
-        if GATED:
-            u = tl.load(weight + up_row * words + word[None, :], mask=inside[None, :], other=0)
-            t = tl.load(scales + up_row * groups + group, mask=inside[None, :], other=0)
+        if AHEAD:
+            w, s = next_w, next_s
+            next_w, next_s = _words(weight, scales, row, start + BW, j, words, groups, GROUP)
+            if GATED:
+                u, t = next_u, next_t
+                next_u, next_t = _words(weight, scales, up_row, start + BW, j, words, groups, GROUP)
+        else:
+            w, s = _words(weight, scales, row, start, j, words, groups, GROUP)
+            if GATED:
+                u, t = _words(weight, scales, up_row, start, j, words, groups, GROUP)
         place = word // 32 * 256 + word % 32
         x0, q0 = _input(x, gain, place + 0, inside, NORM)
         x1, q1 = _input(x, gain, place + 32, inside, NORM)
