@@ -26,7 +26,7 @@ EXTRA_WINDOW = 700
 INFILL_RATE = 0.9
 EXTRA_RATE = 0.3
 DEFINITION_RATE = 0.6  # of the samples with extras, those that are given definitions where there are any
-PYTHON_SHARE = 0.88
+PYTHON_SHARE = 0.92
 # What a middle weighs in the loss against the text around it: it is a twentieth of the tokens, and all
 # that is ever asked for. The path that heads an extra weighs nothing: the model must not write it.
 MIDDLE_WEIGHT = 3.0
