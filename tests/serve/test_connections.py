@@ -1,6 +1,7 @@
 """Connections on which nothing moves: they give way, by number and by time, whatever was written to them."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -100,5 +101,28 @@ def test_an_answer_that_nobody_takes_ends(monkeypatch: pytest.MonkeyPatch) -> No
             with asks(port, "/whole"), asks(port, "/pieces"):
                 await until(lambda: len(server.server_state.connections) == 2)
                 await until(lambda: not server.server_state.connections)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /small HTTP/1.1\r\nHost: localhost\r\nX: "])
+def test_a_head_that_does_not_come_ends_the_connection(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing at all, or the beginning of one; the next on the same connection likewise."""
+    monkeypatch.setattr(connections, "HEAD_S", 0.1)
+
+    async def scenario() -> None:
+        async with serving() as (server, port):
+            firsts = [b"", b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n"] if sent else [b""]
+            for first in firsts:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(first)
+                if first:
+                    assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+                writer.write(sent)
+                async with asyncio.timeout(20):
+                    with contextlib.suppress(ConnectionResetError):
+                        assert await reader.read() == b""
+                await until(lambda: not server.server_state.connections)
+                writer.close()
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""`ModelClient` against the real server: answers, errors of the same class, cancelling."""
+"""`ModelClient` against the real server: answers and errors of the same class."""
 
 import asyncio
 import json
@@ -177,101 +177,6 @@ def test_a_wrong_token_is_told(served: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CODELLAMA_TOKEN", "wrong")
     with pytest.raises(Unauthorized):
         ask(lambda client: client.complete(SHORT))
-
-
-@pytest.mark.parametrize("way", ["call", "deadline", "stream", "stream before its first piece"])
-def test_leaving_cancels_the_work(served: Any, wait_until: Callable[..., None], way: str) -> None:
-    """Cancelling a call, its deadline and closing a stream end a long generation on the server."""
-
-    async def leave(client: ModelClient) -> None:
-        if way == "stream":
-            pieces = client.stream(LONG)
-            assert await anext(pieces)
-            await pieces.aclose()
-            return
-        if way == "deadline":
-            with pytest.raises(TimeoutError):
-                await client.complete(LONG, deadline_s=0.02)
-            return
-        call = asyncio.ensure_future(client.complete(LONG) if way == "call" else joined(client, LONG))
-        while not await asyncio.to_thread(served.metric, "requests_in_flight"):
-            await asyncio.sleep(0.01)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-
-    async def leave_then_ask(client: ModelClient) -> None:
-        await leave(client)
-        await client.complete(SHORT)
-
-    before = served.metric("tokens_generated_total")
-    ask(leave_then_ask)
-    wait_until(lambda: served.metric("requests_in_flight") == 0)
-    assert served.metric("tokens_generated_total") - before < LONG.max_tokens / 2
-
-
-def test_a_newer_request_of_a_document_supersedes_the_older(served: Any) -> None:
-    """The older ends at once with what it had; another document's, and another client's, goes on."""
-
-    async def call(client: ModelClient) -> None:
-        long = InfillRequest("def f(x):\n", "", max_tokens=500, mode="prefix")
-        short = InfillRequest("import os\n", "", max_tokens=1)
-        async with ModelClient() as other:
-            older = asyncio.ensure_future(client.infill(long, session="a.py"))
-            kept = [
-                asyncio.ensure_future(client.infill(long, session="b.py")),
-                asyncio.ensure_future(other.infill(long, session="a.py")),
-            ]
-            while await asyncio.to_thread(served.metric, "requests_running") < 3:
-                await asyncio.sleep(0.01)
-            newer = await client.infill(short, session="a.py")
-            assert newer.finish_reason != "cancelled"
-            assert (await older).finish_reason == "cancelled"
-            assert [(await each).finish_reason for each in kept] == ["length", "length"]
-
-    ask(call)
-
-
-def test_within_its_time_the_server_answers_what_it_has(served: Any) -> None:
-    """`within_s` brings the beginning of the answer instead of a TimeoutError."""
-
-    async def call(client: ModelClient) -> None:
-        whole = await client.infill(InfillRequest("def f(x):\n", "", max_tokens=500, mode="prefix"))
-        part = await client.infill(
-            InfillRequest("def f(x):\n", "", max_tokens=500, mode="prefix"), within_s=0.02
-        )
-        assert part.finish_reason == "cancelled"
-        assert len(part.ids) < len(whole.ids)
-        assert whole.text.startswith(part.text)
-
-    ask(call)
-
-
-def test_closing_a_raw_connection_cancels_the_work(served: Any, wait_until: Callable[..., None]) -> None:
-    """An editor that is killed takes its request with it, also while the request still waits its turn."""
-    before = served.metric("tokens_generated_total")
-    request = b'{"prompt": "a", "max_tokens": 600, "temperature": 0}'
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {served.token}\r\n"
-        f"Content-Length: {len(request)}\r\n\r\n"
-    ).encode()
-
-    async def call(client: ModelClient) -> None:
-        writers = []
-        for _ in range(3):
-            _, writer = await asyncio.open_unix_connection(served.uds)
-            writer.write(head + request)
-            writers.append(writer)
-        while await asyncio.to_thread(served.metric, "requests_in_flight") < 3:
-            await asyncio.sleep(0.01)
-        for writer in writers:
-            writer.close()
-            await writer.wait_closed()
-        await client.complete(SHORT)
-
-    ask(call)
-    wait_until(lambda: served.metric("requests_in_flight") == 0)
-    assert served.metric("tokens_generated_total") - before < LONG.max_tokens / 2
 
 
 def test_the_client_is_free_of_torch() -> None:

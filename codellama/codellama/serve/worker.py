@@ -33,6 +33,7 @@ class Worker:
         self.models = models
         self.admission = admission or Admission()
         self._threads = ThreadPoolExecutor(INTERACTIVE_PLACES + OTHER_PLACES, thread_name_prefix="model")
+        self._places: set[asyncio.Future[None]] = set()
 
     async def load(self, name: str) -> None:
         """Loads the model unless it is loaded; raises as `Models.using` does."""
@@ -92,28 +93,35 @@ class Worker:
         def put(item: Piece | Result | Exception) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, item)
 
+        async def place() -> None:
+            try:
+                async with self.admission.turn(ticket) as may_run:
+                    began()
+                    if not may_run or limits.reached():
+                        pieces.put_nowait(Result("", (), "cancelled", Stats()))
+                        return
+                    arguments = (name, request, limits, options.stream, put)
+                    await loop.run_in_executor(self._threads, self._run, *arguments)
+            except Exception as error:  # noqa: BLE001 - it goes to the one who waits for it
+                pieces.put_nowait(error)
+
+        # A task of its own: whoever leaves may be cancelled again and again, and the place is free no sooner
+        # than the engine is, a step later at most.
+        held = asyncio.ensure_future(place())
+        self._places.add(held)
+        held.add_done_callback(self._places.discard)
         try:
-            async with self.admission.turn(ticket) as may_run:
-                began()
-                if not may_run or limits.reached():
-                    yield Result("", (), "cancelled", Stats())
+            while True:
+                item = await pieces.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if isinstance(item, Result):
                     return
-                arguments = (name, request, limits, options.stream, put)
-                work = loop.run_in_executor(self._threads, self._run, *arguments)
-                try:
-                    while True:
-                        item = await pieces.get()
-                        if isinstance(item, Exception):
-                            raise item
-                        yield item
-                        if isinstance(item, Result):
-                            return
-                finally:
-                    ticket.gone.set()
-                    # The place is free once the engine is, a step later at most.
-                    await asyncio.shield(work)
         finally:
             ticket.gone.set()
+            if ticket.began is None:  # it only waits for its turn
+                held.cancel()
 
     def close(self) -> None:
         """Ends the threads, each once its running step is done."""
