@@ -1,6 +1,6 @@
 """Damaged messages of all kinds: the server neither leaves nor goes deaf.
 
-Many more are sent by `python -m benchmarks.lsp stress`.
+Many more are sent by `python -m benchmarks.lsp_stress frames`.
 """
 
 import json
