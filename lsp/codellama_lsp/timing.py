@@ -9,7 +9,7 @@ _INTERVAL = 0.2  # at 60 words a minute, before anything is known
 _LATENCY = 0.15
 _LONGEST_INTERVAL = 1.0  # a longer one is a pause, and tells nothing of typing
 _SHORTEST = 0.03
-_PATIENCE = 1.5  # intervals
+_PATIENCE = 1.4  # intervals
 _VISIBLE_S = 0.45
 """From the last key to the suggestion; what the model takes is taken off the wait."""
 
