@@ -267,7 +267,7 @@ async def _requests() -> float:
     from codellama.serve.client import ModelClient
 
     async with ModelClient() as client:
-        http = await client._connected()
+        http = await client._exchange.connected()
         text = (await http.get("/metrics")).text
     rows = [
         row for row in text.splitlines() if row.startswith("codellama_requests_total") and "infill" in row

@@ -156,8 +156,8 @@ def test_prompts_are_built_from_ids() -> None:
 
 
 def test_nothing_leaves_the_machine() -> None:
-    """Only serve.client speaks HTTP, to an address that the daemon published or the user's settings name."""
-    assert importers("httpx", "requests", "urllib.request", "http.client") == {"codellama.serve.client"}
+    """Only serve.exchange speaks HTTP, to what the daemon published or the user's settings name."""
+    assert importers("httpx", "requests", "urllib.request", "http.client") == {"codellama.serve.exchange"}
     assert importers("huggingface_hub") == {"codellama.serve.download"}  # which `models pull` alone uses
     assert importers("codellama.serve.download") == {"codellama_cli.models"}
 

@@ -334,7 +334,7 @@ def test_the_local_token_stays_here(ollama: StandIn, monkeypatch: pytest.MonkeyP
 
 def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the request and says nothing more; told, and not asked again."""
-    monkeypatch.setattr("codellama.serve.client._LIST_S", 0.2)
+    monkeypatch.setattr("codellama.serve.exchange._LIST_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ServerError, match=f"{url} keeps silent"):

@@ -98,10 +98,10 @@ def test_calls_share_connections_that_end(served: Any) -> None:
 
     async def scenario(client: ModelClient) -> None:
         await client.models()
-        assert client._http is not None
-        await client._http.aclose()
+        assert client._exchange._http is not None
+        await client._exchange._http.aclose()
         assert await client.models()
-        newer = client._http
+        newer = client._exchange._http
         asked, told = asyncio.Event(), asyncio.Event()
 
         async def fails(_: httpx.Request) -> httpx.Response:
@@ -109,13 +109,15 @@ def test_calls_share_connections_that_end(served: Any) -> None:
             await told.wait()
             raise httpx.ReadError("gone")
 
-        client._http = httpx.AsyncClient(transport=httpx.MockTransport(fails), base_url="http://localhost")
+        client._exchange._http = httpx.AsyncClient(
+            transport=httpx.MockTransport(fails), base_url="http://localhost"
+        )
         late = asyncio.ensure_future(client.models())
         await asked.wait()
-        client._http = newer
+        client._exchange._http = newer
         told.set()
         assert await late
-        assert client._http is newer
+        assert client._exchange._http is newer
 
     ask(scenario)
 

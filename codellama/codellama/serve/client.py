@@ -7,13 +7,11 @@ there is asked instead, in whichever way it understands (see `remote`).
 
 import asyncio
 import json
-import os
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
+from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codellama.runtime.errors import InfillUnsupported, InvalidRequest, ServerError
 from codellama.runtime.records import (
@@ -22,17 +20,11 @@ from codellama.runtime.records import (
     Request,
     Result,
 )
-from codellama.serve import api, daemon, embeddings
+from codellama.serve import api, embeddings
 from codellama.serve.api import ModelInfo
-from codellama.serve.daemon import Address, ServeSettings
+from codellama.serve.daemon import ServeSettings
+from codellama.serve.exchange import Exchange, Gone
 from codellama.serve.remote import Refusal, Remote, Way, is_remote
-
-if TYPE_CHECKING:
-    import httpx
-
-_JSON = {"Content-Type": "application/json"}
-# Seconds: to connect; and without a byte of another server's list of models, of its answer or its next piece.
-_CONNECT_S, _LIST_S, _SILENCE_S = 10.0, 15.0, 300.0
 
 __all__ = ["ModelClient", "ModelInfo", "ServeSettings"]
 
@@ -42,10 +34,9 @@ class ModelClient:
 
     def __init__(self, settings: ServeSettings | None = None) -> None:
         self.settings = settings or ServeSettings()
-        self._http: httpx.AsyncClient | None = None
-        self._connecting = asyncio.Lock()
         named = self.settings.model
         self._remote = Remote(named, self.settings.tokenizer) if is_remote(named) else None
+        self._exchange = Exchange(self.settings, self._remote)
         self._name = secrets.token_hex(8)  # sets it apart from this user's other clients, nothing more
 
     async def __aenter__(self) -> "ModelClient":
@@ -99,9 +90,9 @@ class ModelClient:
                 except Refusal as refusal:
                     self._check(way, refusal)
                     break
-                except _Gone as error:
+                except Gone as error:
                     if begun or attempt == 2:  # what was given cannot be taken back
-                        raise self._final(error) from error
+                        raise self._exchange.final(error) from error
         raise self._no_way()
 
     async def tokenize(self, texts: list[str], *, model: str | None = None) -> list[list[int]]:
@@ -148,16 +139,14 @@ class ModelClient:
 
         None where it loads none, and before anything was asked of it. Raises ServerError where it is gone.
         """
-        if self._remote is not None or self._http is None:
+        if self._remote is not None or not self._exchange.begun:
             return None
         found = (await self._asked("GET", "/health", None)).get("loading")
         return (int(found[0]), int(found[1])) if found else None
 
     async def aclose(self) -> None:
         """Closes the connections; the server stays."""
-        http, self._http = self._http, None
-        if http is not None:
-            await http.aclose()
+        await self._exchange.aclose()
 
     async def _tokenized(self, texts: list[str], model: str | None) -> dict[str, Any]:
         """The answer to `/tokenize`: ids, and the name that the server knows the model by."""
@@ -173,7 +162,7 @@ class ModelClient:
                 path, body = self._sent(way, request, model)
                 try:
                     ours = options if way in ("infill", "ours") else {}
-                    answer = await self._ask("POST", path, api.encode(body | ours))
+                    answer = await self._exchange.ask("POST", path, api.encode(body | ours))
                 except Refusal as refusal:
                     self._check(way, refusal)
                     continue
@@ -209,38 +198,16 @@ class ModelClient:
         assert self._remote is not None, "our own server knows the one way there is"
         return self._remote.no_way()
 
-    def _final(self, gone: "_Gone") -> ServerError:
-        if self._remote is None:
-            return ServerError(
-                f"The model server ended while it was asked ({gone}): see {daemon.log_file()}."
-            )
-        return ServerError(f"The server at {self._remote.url} cannot be reached ({gone}): see that it runs.")
-
     async def _asked(self, method: str, path: str, content: bytes | None) -> dict[str, Any]:
-        """As `_ask`; a refusal is raised as the error that it means."""
+        """As `Exchange.ask`; a refusal is raised as the error that it means."""
         try:
-            return await self._ask(method, path, content)
+            return await self._exchange.ask(method, path, content)
         except Refusal as refusal:
             self._check("plain", refusal)
             raise
 
-    async def _ask(self, method: str, path: str, content: bytes | None) -> dict[str, Any]:
-        """One request and its JSON answer; sent once more where the server died under it."""
-        for attempt in (1, 2):
-            try:
-                async with self._exchange(method, path, content) as response:
-                    answer = _json(await response.aread())
-            except _Gone as error:
-                if attempt == 2:
-                    raise self._final(error) from error
-                continue
-            if isinstance(answer, dict):
-                return answer
-            break
-        raise ServerError("The model server's answer is no JSON object: stop it and try again.")
-
     async def _pieces(self, path: str, content: bytes) -> AsyncGenerator[str, None]:
-        async with self._exchange("POST", path, content) as response:
+        async with self._exchange.open("POST", path, content) as response:
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
                     event = json.loads(line.removeprefix("data: "))
@@ -253,130 +220,9 @@ class ModelClient:
                     if piece := _piece(event):
                         yield piece
 
-    @asynccontextmanager
-    async def _exchange(
-        self, method: str, path: str, content: bytes | None
-    ) -> AsyncGenerator["httpx.Response", None]:
-        """A response of status 200, to be read; raises Refusal for others, _Gone where the server is gone."""
-        import httpx
-
-        known = self._http is not None
-        http: httpx.AsyncClient | None = None
-        try:
-            http = await self._connected()
-            timeout = self._timeout(method)
-            async with http.stream(method, path, content=content, headers=_JSON, timeout=timeout) as response:
-                if response.status_code != 200:
-                    refusal = Refusal(response.status_code, _json(await response.aread()))
-                    if self._remote is None and known and refusal.status == 401:
-                        raise _Gone("another one has taken its place")  # with a token of its own
-                    if (
-                        self._remote is None and refusal.body is None
-                    ):  # only a server that ends speaks no JSON
-                        raise _Gone("it was ending")
-                    raise refusal
-                yield response
-        except _Gone:
-            await self._let_go(http)
-            raise
-        except httpx.ReadTimeout as error:
-            assert self._remote is not None, "our own may take as long as it wants"
-            raise ServerError(
-                f"The server at {self._remote.url} keeps silent: see that it is well."
-            ) from error
-        except (httpx.TransportError, OSError) as error:
-            await self._let_go(http)
-            raise _Gone(str(error) or type(error).__name__) from error
-        except RuntimeError as error:
-            if http is None or not http.is_closed:
-                raise
-            await self._let_go(http)
-            raise _Gone("another call has closed the connections") from error
-
-    async def _let_go(self, failed: "httpx.AsyncClient | None") -> None:
-        """Forgets connections to a server that is gone; not those that another call has made since.
-
-        Of another server's only the one broke that failed: the rest may be in use.
-        """
-        if failed is None or self._remote is not None:
-            return
-        if self._http is failed:
-            self._http = None
-        await failed.aclose()
-
-    def _timeout(self, method: str) -> "httpx.Timeout":
-        """A model here may take long to load or to answer, connecting may not; elsewhere nobody sees why."""
-        import httpx
-
-        if self._remote is None:
-            return httpx.Timeout(None, connect=_CONNECT_S)
-        return httpx.Timeout(_LIST_S if method == "GET" else _SILENCE_S, connect=_CONNECT_S)
-
-    async def _connected(self) -> "httpx.AsyncClient":
-        async with self._connecting:
-            if self._http is None and self._remote is not None:
-                self._http = _to_remote(self._remote.url, self.settings.key_file)
-            elif self._http is None:
-                await _retire_outdated()
-                self._http = _http(await daemon.ensure(self.settings), _CONNECT_S)
-            return self._http
-
-
-async def _retire_outdated() -> None:
-    """Ends servers of older releases that nobody uses; one that is at work goes on until it is idle."""
-    import httpx
-
-    for address in await asyncio.to_thread(daemon.outdated):
-        try:
-            async with _http(address, 2.0) as http:
-                busy = (await http.get("/health")).json()["busy"]
-        except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
-            busy = None  # it speaks otherwise, or not at all: when idle it leaves by itself
-        if busy == 0:
-            await asyncio.to_thread(daemon.end, address)
-
-
-def _http(address: Address, timeout: float) -> "httpx.AsyncClient":
-    import httpx
-
-    return httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(uds=address.uds or None),
-        base_url=address.url,
-        headers={"Authorization": f"Bearer {address.token}"},
-        timeout=timeout,
-        trust_env=False,
-    )
-
-
-def _to_remote(url: str, key_file: str) -> "httpx.AsyncClient":
-    """A client of the server that the user named, and of no other: redirects are not followed."""
-    import httpx
-
-    key = os.environ.get("CODELLAMA_REMOTE_KEY", "")  # CODELLAMA_TOKEN is our own server's alone
-    if not key and key_file:
-        try:
-            key = Path(key_file).expanduser().read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequest(
-                f"The key file {key_file} cannot be read ({error}): set engine.key_file."
-            ) from error
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False)
-
-
-class _Gone(Exception):
-    """The server went away under a request; where it can be sent again, a fresh server gets it."""
-
 
 def _piece(event: dict[str, Any]) -> str:
     if "choices" not in event:
         return str(event.get("content", ""))
     choice = event["choices"][0] if event["choices"] else {}
     return str(choice.get("text") or choice.get("delta", {}).get("content") or "")
-
-
-def _json(raw: bytes) -> object:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return None
