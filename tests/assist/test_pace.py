@@ -6,9 +6,16 @@ from codellama.runtime.records import Stats
 ALL = Room(160_000, 64)
 
 
-def test_unknown_rates_allow_everything() -> None:
-    """Before anything was measured nothing is cut."""
-    assert Pace().room(0.3, 64, 160_000) == ALL
+def test_a_server_that_tells_no_times_gets_everything() -> None:
+    """The first prompt is short all the same: nobody knows yet whether it will tell."""
+    pace = Pace()
+    first = pace.room(0.3, 64, 160_000)
+    assert first.max_tokens == 64
+    assert 768 <= first.prompt_bytes < 2000
+    pace.learn(Stats(prompt_tokens=900, tokens=20))
+    assert pace.room(0.3, 64, 160_000) == ALL
+    pace.learn(Stats(prompt_tokens=900, prefill_s=0.9, tokens=20))
+    assert pace.room(0.3, 64, 160_000).prompt_bytes < 2000
 
 
 def test_a_slow_server_gets_less() -> None:

@@ -16,6 +16,7 @@ _LEAST_TOKENS = 8  # of an answer: fewer are no suggestion
 _LEAST_BYTES = 768  # of a prompt: with less the model guesses
 _LEAST_SHARE = 0.3  # of a latency that is left for the model, whatever the rest takes
 _OVERHEAD_S = 0.04  # beside the model, before anything is known
+_PREFILL = 2000.0  # tokens a second, before anything is known of a server that will tell
 _LONG = 4  # times as much prompt where most of it is in the server's cache
 _NEAR = 1000  # characters from where the long prompt was computed, up to which most of it is the same
 _PLACES = 8  # whose long prompts the server still has
@@ -32,13 +33,15 @@ class Room:
 class Pace:
     """Tokens a second in prefill and in decode, and seconds beside the model, smoothed.
 
-    The rates are unknown until told or learned. It also keeps where the server knows long prompts.
+    The rates are unknown until told or learned; some servers never tell. It also keeps where the server knows
+    long prompts.
     """
 
     def __init__(self) -> None:
         self.prefill: float | None = None
         self.decode: float | None = None
         self.overhead_s = _OVERHEAD_S
+        self._silent = False
         self._long: list[tuple[str, int]] = []
 
     def told(self, prefill: float | None, decode: float | None) -> None:
@@ -51,6 +54,7 @@ class Pace:
         if total_s is not None:
             beside = max(0.0, total_s - stats.prefill_s - stats.decode_s)
             self.overhead_s = _smoothed(self.overhead_s, beside)
+        self._silent = stats.prefill_s == 0
         fresh = stats.prompt_tokens - stats.reused_tokens
         if fresh >= 32 and stats.prefill_s > 0:
             self.prefill = _smoothed(self.prefill, fresh / stats.prefill_s)
@@ -58,13 +62,14 @@ class Pace:
             self.decode = _smoothed(self.decode, stats.tokens / stats.decode_s)
 
     def room(self, budget_s: float, max_tokens: int, most_bytes: int, *, warm: bool = False) -> Room:
-        """What fits the budget, a long prompt where most of it is cached; all where the rates are unknown."""
+        """What fits the budget, a long prompt where most is cached; all for a server that tells no times."""
         tokens, size = max_tokens, most_bytes
         left = max(budget_s - self.overhead_s, _LEAST_SHARE * budget_s)
         if self.decode:
             tokens = min(max_tokens, max(_LEAST_TOKENS, int(_DECODE_SHARE * left * self.decode)))
-        if self.prefill:
-            fitting = (1 - _DECODE_SHARE) * left * self.prefill * _BYTES_PER_TOKEN
+        prefill = self.prefill or (0.0 if self._silent else _PREFILL)
+        if prefill:
+            fitting = (1 - _DECODE_SHARE) * left * prefill * _BYTES_PER_TOKEN
             size = min(most_bytes, max(_LEAST_BYTES, int(fitting)) * (_LONG if warm else 1))
         return Room(size, tokens)
 
