@@ -14,6 +14,7 @@ from codellama.runtime.model import Transformer
 from codellama.training import ablate, train
 from codellama.training.corpus import SourceFile, write
 from codellama.training.export import export
+from codellama.training.muon import Muon
 from codellama.training.recipe import Recipe, set_rates
 from codellama.training.samples import Sources
 from codellama.training.tokenizer import train_ranks, write_ranks
@@ -145,3 +146,24 @@ def test_trials_of_one_shape_start_alike_and_are_told(
     assert told == [json.loads(row) for row in (tmp_path / "ablations.jsonl").read_text().splitlines()]
     assert [row["trial"] for row in told] == list(trials)
     assert told[0]["held_out"] == told[2]["held_out"] < told[1]["held_out"] - 0.1
+
+
+def test_muon_moves_as_torchs_does() -> None:
+    """Five updates of matrices of three shapes, tall, wide and square, end where torch's own ends."""
+    torch.manual_seed(0)
+    starts = [torch.randn(*shape) for shape in ((8, 8), (24, 8), (8, 20), (24, 8), (8, 8))]
+    ours = [torch.nn.Parameter(start.clone()) for start in starts]
+    theirs = [torch.nn.Parameter(start.clone()) for start in starts]
+    optimizers = (
+        Muon(ours, lr=0.1, weight_decay=0.01, steps=4),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.01, ns_steps=4, adjust_lr_fn="original"),
+    )
+    for _ in range(5):
+        gradients = [torch.randn_like(start) for start in starts]
+        for weights, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient.clone()
+            optimizer.step()
+    for one, other, start in zip(ours, theirs, starts, strict=True):
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0)
+        assert (one - start).abs().max() > 0.1

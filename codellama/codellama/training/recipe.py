@@ -7,6 +7,7 @@ from torch import nn
 
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.model import Transformer
+from codellama.training.muon import Muon
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def gpu_recipe(minutes: float) -> Recipe:
         length=1_024,
         rows=128,
         long_rows=64,
-        muon_rate=0.02,
+        muon_rate=0.03,
         decay=0.5,
         every=1,
     )
@@ -82,13 +83,11 @@ def draw(model: Transformer) -> None:
 
 
 def optimizers(recipe: Recipe, model: Transformer) -> list[torch.optim.Optimizer]:
-    """Muon (torch's) for the matrices inside the layers, AdamW for the embeddings and norms."""
+    """Muon for the matrices inside the layers, AdamW for the embeddings and norms."""
     matrices = [w for n, w in model.named_parameters() if w.dim() == 2 and "layers" in n]
     others = [w for n, w in model.named_parameters() if w.dim() != 2 or "layers" not in n]
     return [
-        torch.optim.Muon(
-            matrices, lr=recipe.muon_rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="original"
-        ),
+        Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, steps=4),
         torch.optim.AdamW(
             others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=others[0].is_cuda
         ),
