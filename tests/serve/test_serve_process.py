@@ -15,7 +15,7 @@ import pytest
 
 from codellama.runtime.errors import ServerError, UnknownModel
 from codellama.runtime.records import CompletionRequest
-from codellama.serve import daemon
+from codellama.serve import daemon, published
 from codellama.serve.client import ModelClient, ServeSettings
 
 SHORT = CompletionRequest("import os\n", max_tokens=2)
@@ -168,7 +168,7 @@ def test_an_older_protocols_server_is_ended(own_server: Path, monkeypatch: pytes
             await old_client.complete(SHORT)
             old = daemon.find()
             assert old is not None
-        monkeypatch.setattr(daemon, "PROTOCOL", 2)
+        monkeypatch.setattr(published, "PROTOCOL", 2)
         (own_server / "serve-3.json").write_text((own_server / "serve-1.json").read_text())
         (own_server / "serve-0.json").write_text("{}")
         assert [address.pid for address in daemon.outdated()] == [old.pid]
