@@ -137,6 +137,32 @@ def _to_the_end(*streams: Generator[Piece, None, Result]) -> list[Result]:
     return [result(stream) for stream in streams]
 
 
+def test_what_nobody_waits_for_overtakes_nobody(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A completion is done before a prompt that was to be put into the cache earlier is through."""
+    engine = load_engine(str(deep), device="cpu")
+    order: list[bool] = []
+    prefill, jobs = scheduler.Scheduler._prefill, engine._scheduler
+    ahead = threading.Thread(
+        target=lambda: engine.run(InfillRequest("x" * 1500, "", (), 1, "prefix"), waited_for=False)
+    )
+
+    def watched(self: scheduler.Scheduler, job: scheduler.Job) -> None:
+        order.append(job.interactive)
+        prefill(self, job)
+        while len(order) == 1 and jobs.jobs < 2:  # the completion comes while the first block runs
+            ahead.join(0.001)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_prefill", watched)
+    ahead.start()
+    while not order:
+        ahead.join(0.001)
+    engine.infill("def f(", "\n", max_tokens=4)
+    ahead.join()
+    assert order[:2] == [False, True]
+    assert len(order) > 10
+    assert not any(order[2:])
+
+
 @pytest.mark.parametrize("batches", [True, False])
 def test_infills_decode_in_one_batch_where_that_pays(
     deep: Path, monkeypatch: pytest.MonkeyPatch, batches: bool

@@ -10,7 +10,7 @@ import pytest
 
 from codellama.runtime.embedding import EmbeddingModel
 from codellama.runtime.errors import ClientBusy, ServerBusy, UnknownModel
-from codellama.runtime.records import CompletionRequest
+from codellama.runtime.records import CompletionRequest, InfillRequest
 from codellama.serve.admission import Admission, Ticket
 from codellama.serve.models import Loading, Models
 from codellama.serve.options import Options
@@ -92,6 +92,21 @@ def test_a_name_of_ones_own_is_no_other_line() -> None:
         first, second, none = (ticket.session for ticket in full.came)
         assert first != second
         assert none is None
+
+    run(scenario())
+
+
+def test_what_only_fills_a_cache_overtakes_nobody() -> None:
+    """llama.vim puts prompts into the cache that it may want later; completions do not wait for those."""
+
+    async def scenario() -> None:
+        full = Full()
+        worker = Worker(Models(Loading(), {"completion": "pocket"}), full)
+        for options in (Options(), Options(only_prompt=True)):
+            with pytest.raises(ServerBusy):
+                await anext(worker.run("pocket", InfillRequest("a", ""), options, "anna", lambda: None))
+        worker.close()
+        assert [ticket.interactive for ticket in full.came] == [True, False]
 
     run(scenario())
 

@@ -1,8 +1,8 @@
 """`ModelClient` with a URL for a model: a real llama.cpp server, our own, and stand-ins for vLLM and Ollama.
 
-llama.cpp's is llama-cpp-python's server with a GGUF file that `codellama models convert` writes. The
-stand-ins answer as vLLM and Ollama do where a gap is to be filled, refusals word for word; what they
-generate is fixed.
+llama.cpp's is llama-cpp-python's server, and `llama-server` where it is in PATH, with a GGUF file that
+`codellama models convert` writes. The stand-ins answer as vLLM and Ollama do where a gap is to be filled,
+refusals word for word; what they generate is fixed.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -72,12 +73,31 @@ def llama_cpp_server(
         pytest.skip(message)
     folder = tmp_path_factory.mktemp("peer")
     convert(locate("pocket"), folder / "pocket.gguf", "f32")
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(folder / "pocket.gguf")]
+    command += ["--n_ctx", "512", "--n_threads", "2", "--api_key", KEY]
+    with _running(command, folder, wait_until) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def llama_server(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., None]) -> Iterator[str]:
+    """The URL of llama.cpp's own server with the pocket model; it stands in no Python package."""
+    program = shutil.which("llama-server")
+    if program is None:
+        pytest.skip("llama.cpp's llama-server is not in PATH: build it to run this test")
+    folder = tmp_path_factory.mktemp("llama-server")
+    convert(locate("pocket"), folder / "pocket.gguf", "f32")
+    command = [program, "--model", str(folder / "pocket.gguf"), "-c", "2048", "-t", "2", "--api-key", KEY]
+    with _running(command, folder, wait_until) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _running(command: list[str], folder: Path, wait_until: Callable[..., None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(folder / "pocket.gguf")]
-    command += ["--port", str(port), "--n_ctx", "512", "--n_threads", "2", "--api_key", KEY]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -99,6 +119,25 @@ def llama_cpp_server(
 def settings(llama_cpp_server: str, tmp_path: Path) -> ServeSettings:
     (tmp_path / "key").write_text(KEY + "\n")
     return ServeSettings(model=f"{llama_cpp_server}/v1", tokenizer="pocket", key_file=str(tmp_path / "key"))
+
+
+def test_a_gap_is_filled_by_llama_server(llama_server: str, tmp_path: Path) -> None:
+    """By `/infill`, from the model file's own infill tokens: what ours answers in the same layout, streamed
+    too; and a plain completion.
+    """
+    (tmp_path / "key").write_text(KEY + "\n")
+    settings = ServeSettings(model=f"{llama_server}/v1", key_file=str(tmp_path / "key"))
+    engine = load_engine("pocket", device="cpu", quantize=None)
+    gap = replace(GAP, extras=())
+    expected = engine.run(replace(gap, mode="psm")).text
+    result = ask(settings, lambda client: client.infill(gap))
+    assert (result.text, result.stats.tokens, result.finish_reason) == (expected, 8, "length")
+    assert ask(settings, lambda client: joined(client, gap)) == expected
+    assert ask(settings, lambda client: client.infill(GAP)).stats.prompt_tokens > result.stats.prompt_tokens
+    plain = CompletionRequest("import os\n", 8)
+    assert ask(settings, lambda client: client.complete(plain)).text == engine.run(plain).text
+    (model,) = ask(settings, lambda client: client.models())
+    assert (model.can_infill, model.max_context) == (True, 2048)
 
 
 def test_a_gap_is_filled_by_llama_cpps_server(settings: ServeSettings) -> None:

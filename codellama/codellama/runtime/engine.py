@@ -103,9 +103,14 @@ class Engine:
             yield last
         return answer.result(job)
 
-    def run(self, request: Request, cancelled: Callable[[], bool] = _never) -> Result:
-        """The whole at once, as `stream` gives it, for less: nobody is woken for each piece."""
-        with self._in_flight(request, cancelled) as (job, answer):
+    def run(
+        self, request: Request, cancelled: Callable[[], bool] = _never, waited_for: bool = True
+    ) -> Result:
+        """The whole at once, as `stream` gives it, for less: nobody is woken for each piece.
+
+        An infill that is not `waited_for`, but fills the cache for the next one, overtakes nobody.
+        """
+        with self._in_flight(request, cancelled, waited_for) as (job, answer):
             self._scheduler.advance(job, lambda: True)
         answer.finish()
         return answer.result(job)
@@ -160,7 +165,7 @@ class Engine:
 
     @contextmanager
     def _in_flight(
-        self, request: Request, cancelled: Callable[[], bool]
+        self, request: Request, cancelled: Callable[[], bool], waited_for: bool = True
     ) -> Generator[tuple[Job, Answer], None, None]:
         """The request's job, which is in the scheduler while the block lasts, and what it comes to.
 
@@ -177,7 +182,7 @@ class Engine:
             take=answer.take,
             allowed=answer.allowed,
             cancelled=cancelled,
-            interactive=isinstance(request, InfillRequest),
+            interactive=waited_for and isinstance(request, InfillRequest),
         )
         self._admit(job.positions)
         with self._scheduler.running(job):

@@ -85,7 +85,8 @@ class Worker:
         """
         # Lines are by key: the name that a request gives itself only tells sessions apart.
         session = (options.client, options.session) if options.session else None
-        ticket = Ticket(client, isinstance(request, InfillRequest), session)
+        waited_for = not options.only_prompt
+        ticket = Ticket(client, waited_for and isinstance(request, InfillRequest), session)
         limits = Limits(options, ticket.gone)
         pieces: asyncio.Queue[Piece | Result | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ class Worker:
                     if not may_run or limits.reached():
                         pieces.put_nowait(Result("", (), "cancelled", Stats()))
                         return
-                    arguments = (name, request, limits, options.stream, put)
+                    arguments = (name, request, limits, options, put)
                     await loop.run_in_executor(self._threads, self._run, *arguments)
             except Exception as error:  # noqa: BLE001 - it goes to the one who waits for it
                 pieces.put_nowait(error)
@@ -131,13 +132,14 @@ class Worker:
         with self.models.using(name):
             pass
 
-    def _run(self, name: str, request: Request, limits: "Limits", in_pieces: bool, put: Put) -> None:
+    def _run(self, name: str, request: Request, limits: "Limits", options: Options, put: Put) -> None:
+        in_pieces = options.stream and not options.only_prompt
         try:
             with self.models.using(name) as engine:
                 if in_pieces or limits.read_text:
                     result = _streamed(engine, request, limits, put if in_pieces else None)
                 else:
-                    result = engine.run(request, limits.reached)
+                    result = engine.run(request, limits.reached, waited_for=not options.only_prompt)
             self.models.measured(name, result)
             put(result)
         except Exception as error:  # noqa: BLE001 - it goes to the one who waits for it
