@@ -62,7 +62,7 @@ def _ours(bench: Bench, tile: fused_prefill.Tile, count: int, length: int) -> It
 def _torchs(bench: Bench, backend: str, count: int, past: int) -> Iterator[Figure]:
     q, k, v = _tensors(bench, count, past)
     run = partial(functional.scaled_dot_product_attention, q, k, v)
-    with sdpa_kernel(SDPBackend[backend] if bench.cuda else SDPBackend.MATH):
+    with sdpa_kernel(getattr(SDPBackend, backend) if bench.cuda else SDPBackend.MATH):
         first = _first(bench, run)
         found = _rate(bench, count, past, run, causal=False)
     name = f"torch's {backend.lower()}, {count} queries of {past}, not causal"

@@ -42,7 +42,7 @@ class Tile:
 
 
 # For many queries, and for few.
-TILE, SMALL_TILE = Tile(128, 128, 8, 2), Tile(16, 64, 4, 3)
+TILE, SMALL_TILE = Tile(128, 64, 8, 3), Tile(16, 64, 4, 3)
 
 _log = logging.getLogger(__name__)
 

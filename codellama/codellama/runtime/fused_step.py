@@ -55,10 +55,10 @@ class Tile:
 
 # By what weights are kept in, for one row: measured with benchmarks/gpu_kernels.py.
 ONE = {
-    "float": Tile(4, 256, 1, 1, ahead=True),
-    "int8": Tile(4, 512, 1, 1, ahead=True),
-    "fp8": Tile(4, 512, 1, 1, ahead=True),
-    "int4": Tile(4, 128, 1, 1, ahead=True),
+    "float": Tile(8, 512, 4, 4),
+    "int8": Tile(8, 1024, 4, 1, ahead=True),
+    "fp8": Tile(4, 512, 1, 1),
+    "int4": Tile(4, 128, 1, 1),
 }
 MANY = {
     "float": Tile(32, 128, 4, 3),
@@ -160,12 +160,12 @@ class Reading:
     stages: int
 
 
-# By whether keys are shared among query heads, and the bytes of a number.
+# By whether keys are shared among query heads, and what a cache keeps: measured likewise.
 READINGS = {
-    (False, 2): Reading(32, 4, 1),
-    (False, 1): Reading(64, 4, 1),
-    (True, 2): Reading(64, 4, 2),
-    (True, 1): Reading(64, 4, 2),
+    (False, torch.bfloat16): Reading(32, 4, 3),
+    (False, torch.int8): Reading(64, 4, 2),
+    (False, torch.float8_e4m3fn): Reading(32, 4, 3),
+    **{(True, kind): Reading(64, 4, 2) for kind in _CACHES},
 }
 
 
@@ -200,7 +200,7 @@ class Attention:
     ) -> None:
         """qkv [16, (H + 2 KV) D] to out [16, H D], float32; `table` tells of the first `rows` caches."""
         group = self.heads // self.shared
-        reading = reading or READINGS[group > 1, kind.itemsize]
+        reading = reading or READINGS[group > 1, kind]
         splits, (cache, eight) = self.splits(rows), _CACHES[kind]
         factor = self.head_dim**-0.5 / math.log(2)
         given = (qkv, table, self._parts, self._tops, self._counts, out, layer, factor)
