@@ -2,7 +2,11 @@
 
 import math
 import os
+import threading
 
+import pytest
+
+from codellama.assist import precedents
 from codellama.assist.precedents import Precedents, guesses_at
 from codellama.assist.sureness import SHOWN
 from codellama.runtime.evidence import Guess
@@ -56,3 +60,25 @@ def test_files_with_secrets_and_of_other_languages_are_silent(index: Index) -> N
     (index.root / "keys.py").write_text(OTHER + f"key = 'AKIA{'A' * 16}'\n")
     guesses = guesses_at(index, "new.py", PREFIX, SUFFIX)
     assert not {guess.source for guess in guesses} & {"other.md", "keys.py"}
+
+
+def test_what_is_read_while_nobody_waits_is_there(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guess that has no time to look for files finds none of them; once they were read it does; a file that
+    is gone is forgotten at the next look."""
+    (index.root / "other.py").write_text(OTHER)
+    known = Precedents()
+
+    def sources() -> set[str]:
+        return {guess.source for guess in known.guesses(index, "new.py", PREFIX, SUFFIX)}
+
+    monkeypatch.setattr(precedents, "_READ_S", -1.0)
+    assert sources() == set()
+    known.read_on(index, "new.py", threading.Event())
+    assert "other.py" in sources()
+    (index.root / "other.py").unlink()
+    known.read_on(index, "new.py", threading.Event())
+    assert "other.py" in sources(), "it looks every twenty seconds"
+    monkeypatch.setattr(precedents, "_LISTED_S", -1.0)
+    known._look_s = 0.0
+    known.read_on(index, "new.py", threading.Event())
+    assert "other.py" not in sources()

@@ -20,7 +20,10 @@ from codellama_index.walk import FoundFile, walk
 
 _READ_S = 0.05  # while someone waits for a guess
 _SLICE_S, _REST_S = 0.02, 0.01  # of reading while nobody waits, so that a guess never waits for long
-_LISTED_S = 20.0
+_LISTED_S, _LISTED_SHARE = (
+    20.0,
+    0.02,
+)  # between two looks which files there are, and of the time they may take
 _TEXT_BYTES = 4_000_000
 _FILE_BYTES = 200_000
 
@@ -33,6 +36,7 @@ class Precedents:
         self._known: dict[str, FoundFile | str] = {}  # what each text was put from: a file's state, a buffer
         self._waiting: list[FoundFile] = []
         self._listed = -math.inf
+        self._look_s = 0.0  # what the last look took
         self._suffix = ""
         self._turn = threading.Lock()
 
@@ -54,7 +58,7 @@ class Precedents:
                     self._known[name] = text
             if index is not None:
                 if self._listed == -math.inf:
-                    self._list(index, path, buffers)
+                    self._look(path, *_files(index, self._suffix, time.monotonic() + _READ_S))
                 self._read(index, time.monotonic() + _READ_S)
             return self._evidence.guesses(prefix, suffix, without=(path,))
 
@@ -65,25 +69,30 @@ class Precedents:
         """
         with self._turn:
             self._looked_at(path)
-            if time.monotonic() - self._listed > _LISTED_S:
-                self._list(
-                    index, path, {n: known for n, known in self._known.items() if isinstance(known, str)}
-                )
+            pause = max(_LISTED_S, self._look_s / _LISTED_SHARE)
+            suffix, began = self._suffix, time.monotonic()
+        if began - self._listed > pause:
+            found, _ = _files(index, suffix, math.inf)  # without the lock: it may take seconds
+            with self._turn:
+                self._look_s = time.monotonic() - began
+                if suffix == self._suffix:
+                    self._look(path, found, complete=True)
         while self._waiting and not leaving.wait(_REST_S):
             with self._turn:
                 self._read(index, time.monotonic() + _SLICE_S)
 
     def _looked_at(self, path: str) -> None:
         if PurePosixPath(path).suffix != self._suffix:
-            self._suffix, self._listed = PurePosixPath(path).suffix, -math.inf
+            self._suffix, self._listed, self._waiting = PurePosixPath(path).suffix, -math.inf, []
 
-    def _list(self, index: Index, path: str, buffers: dict[str, str]) -> None:
-        """Looks which files there are; what is gone is forgotten, what changed is read again."""
-        found = {f.path: f for f in walk(index.root) if not f.skip and f.path.endswith(self._suffix or "\0")}
-        self._listed = time.monotonic()
-        for name in self._known.keys() - found.keys() - buffers.keys():
-            self._evidence.drop(name)
-            del self._known[name]
+    def _look(self, path: str, found: dict[str, FoundFile], complete: bool) -> None:
+        """Chooses the files to be read, the nearest first, and forgets those that are gone."""
+        if complete:
+            self._listed = time.monotonic()
+            for name in self._known.keys() - found.keys():
+                if not isinstance(self._known[name], str):  # no open buffer
+                    self._evidence.drop(name)
+                    del self._known[name]
         near = sorted(found.values(), key=lambda file: (_distance(path, file.path), file.path))
         self._waiting, room = [], _TEXT_BYTES
         for file in near:
@@ -120,6 +129,17 @@ def guesses_at(
 def read_on(index: Index, path: str, leaving: threading.Event) -> None:
     """`Precedents.read_on` for the guesses of `guesses_at`; it may take seconds."""
     _by_index.setdefault(index, Precedents()).read_on(index, path, leaving)
+
+
+def _files(index: Index, suffix: str, deadline: float) -> tuple[dict[str, FoundFile], bool]:
+    """The repository's files of one kind that were found until the deadline, and whether that is all."""
+    found: dict[str, FoundFile] = {}
+    for file in walk(index.root):
+        if not file.skip and suffix and file.path.endswith(suffix):
+            found[file.path] = file
+        if time.monotonic() > deadline:
+            return found, False
+    return found, True
 
 
 def _distance(path: str, other: str) -> int:
