@@ -133,8 +133,10 @@ class Scheduler:
         """Until there is news for this thread, or the model is its to drive."""
         woken = threading.Condition(self._lock)
         self._asleep[job] = done, woken
-        woken.wait()
-        del self._asleep[job]
+        try:
+            woken.wait()
+        finally:
+            del self._asleep[job]
 
     def _drive(self, done: Callable[[], bool]) -> None:
         """Runs steps until `done`, or until someone needs a pause; of the others it wakes who has news."""
