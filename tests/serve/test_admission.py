@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import pytest
+import torch
 
 from codellama.runtime.embedding import EmbeddingModel
 from codellama.runtime.errors import ClientBusy, ServerBusy, UnknownModel
@@ -146,6 +147,24 @@ def test_texts_to_embed_or_classify_wait_in_the_same_line() -> None:
         with pytest.raises(UnknownModel, match="second"):
             await second
         assert (worker.admission.running, worker.admission.waiting) == (0, 0)
+        worker.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("device", "running"), [("cpu", 8), ("cuda", 32)])
+def test_a_gpu_takes_more_at_once(monkeypatch: pytest.MonkeyPatch, device: str, running: int) -> None:
+    """It decodes them in one batch; what is more than that waits where it can still leave the line."""
+    monkeypatch.setattr("codellama.serve.models.find_device", lambda name: torch.device(device))
+
+    async def scenario() -> None:
+        worker = Worker(Models(Loading(), {}))
+        crowd = Crowd(worker.admission)
+        for number in range(34):
+            await crowd.come(f"{number}", f"client {number}")
+        assert (worker.admission.running, worker.admission.waiting) == (running, 34 - running)
+        for number in range(34):
+            await crowd.end(f"{number}")
         worker.close()
 
     run(scenario())

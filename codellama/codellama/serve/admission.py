@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from codellama.runtime.errors import ClientBusy, ServerBusy
 
-# In the engine at once. On a CPU more of them only share the same cores; a GPU decodes them in one batch.
-INTERACTIVE_PLACES, OTHER_PLACES = 8, 4
+# In the engine at once. On a CPU more of them would only wait there; a GPU decodes them in one batch.
+INTERACTIVE_PLACES, GPU_PLACES, OTHER_PLACES = 8, 32, 4
 QUEUE, PER_CLIENT = 64, 32
 _LONGEST_RETRY_S = 30
 

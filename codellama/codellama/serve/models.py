@@ -79,6 +79,11 @@ class Models:
         self._load_lock = threading.Lock()  # one load at a time, which keeps no loaded model waiting
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether models compute elsewhere than on the processor; raises InvalidRequest as `find_device`."""
+        return find_device(self._loading.device).type != "cpu"
+
+    @property
     def is_loading(self) -> bool:
         """Whether a thread is loading a model, which nothing can stop."""
         return self._load_lock.locked()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from codellama.runtime.engine import Engine
 from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
-from codellama.serve.admission import INTERACTIVE_PLACES, OTHER_PLACES, Admission, Ticket
+from codellama.serve.admission import GPU_PLACES, INTERACTIVE_PLACES, OTHER_PLACES, Admission, Ticket
 from codellama.serve.models import Models
 from codellama.serve.options import Options
 
@@ -31,8 +31,9 @@ class Worker:
 
     def __init__(self, models: Models, admission: Admission | None = None) -> None:
         self.models = models
-        self.admission = admission or Admission()
-        self._threads = ThreadPoolExecutor(INTERACTIVE_PLACES + OTHER_PLACES, thread_name_prefix="model")
+        places = GPU_PLACES if models.on_gpu else INTERACTIVE_PLACES
+        self.admission = admission or Admission(places)
+        self._threads = ThreadPoolExecutor(places + OTHER_PLACES, thread_name_prefix="model")
         self._places: set[asyncio.Future[None]] = set()
 
     async def load(self, name: str) -> None:
