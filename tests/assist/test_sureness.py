@@ -88,7 +88,7 @@ def test_of_beginnings_the_one_that_promises_most() -> None:
     """Sureness against length: neither one sure word nor a long one that is hardly so."""
     offers = [Offer("abc", 0.6, whole=False), Offer("abc = defgh", 0.5, whole=False), Offer("x" * 99, 0.1)]
     assert pick(offers) == offers[1]
-    assert pick(offers[:1], least=1.3) is None, "a beginning needs half of what a line needs"
+    assert pick(offers[:1], least=1.3) is None, "a beginning needs less than a line"
 
 
 def test_what_filtering_moved_is_found_again() -> None:

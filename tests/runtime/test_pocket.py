@@ -28,11 +28,15 @@ def test_it_loads_and_infills(pocket: Engine) -> None:
 
 
 def test_its_prompt_is_code_llamas_layout(pocket: Engine) -> None:
-    """Suffix first where the prefix is short; the control ids stand between the encoded texts."""
+    """Suffix first, however long the prefix: it is too small for the other way; the control ids stand between
+    the encoded texts."""
     tokens, encode = pocket.tokenizer.infill, pocket.tokenizer.encode
     assert tokens is not None
     ids = [pocket.tokenizer.bos_id, tokens.pre, tokens.suf, *encode("b\n"), tokens.mid, *encode("a = ")]
     assert pocket.infill_ids("a = ", "b\n") == ids
+    long = pocket.infill_ids("value = 1\n" * 300, "b\n")
+    assert len(long) > 1200
+    assert long[:3] == ids[:3]
     assert pocket.infill_ids("a = ", "b\n", mode="psm")[-1] == tokens.mid
 
 
