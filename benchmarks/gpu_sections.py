@@ -6,12 +6,11 @@ from functools import partial
 import torch
 from benchmarks.gpu_attention import attention
 from benchmarks.gpu_bench import Bench, Record, often
-from benchmarks.gpu_models import cache_of, ids_of, quantised_error, random_model, small_shape
+from benchmarks.gpu_correctness import correctness
+from benchmarks.gpu_models import cache_of, ids_of
 from benchmarks.report import Figure
-from torch import Tensor
 
-from codellama.runtime import fused_prefill
-from codellama.runtime.cache import CacheKind, KVCache
+from codellama.runtime.cache import CacheKind
 from codellama.runtime.footprint import cache_bytes
 from codellama.runtime.generation import LanguageModel, pass_rows, prefill, prefill_block
 from codellama.runtime.linear import Quantisation
@@ -46,91 +45,6 @@ def ceilings(bench: Bench, record: Record) -> None:
 
     record.take("bandwidth", memory)
     record.take("matrix rate", products)
-
-
-def correctness(bench: Bench, record: Record) -> None:
-    """A small model here and on the CPU; what quantised layers lose at a real width."""
-
-    def greedy() -> Iterator[Figure]:
-        """In float32, ids must be the same: positions, masks and caches are right."""
-        found, total = 0, 32
-        for _, token, other in _beside(bench, torch.float32, None, total):
-            found += token == other
-        yield Figure("float32 greedy ids as on the CPU, of 32", found, "", "all", found == total)
-
-    def near(precision: Quantisation | None) -> Iterator[Figure]:
-        """In 16 bits and less, logits of a prompt in blocks and of steps behind it, against float32."""
-        most, same = 0.0, 0
-        for error, token, other in _beside(bench, bench.dtype, precision, 16):
-            most, same = max(most, error), same + (token == other)
-        bound = 0.4 if precision == "int4" else 0.1 if precision else 0.04
-        name = f"{precision or 'bf16'} logits against float32, largest relative error"
-        yield Figure(name, most, "", f"under {bound}", most < bound, f"{same} of 16 ids alike")
-
-    def layers(precision: Quantisation) -> Iterator[Figure]:
-        width = bench.shape("7b").config.dim
-        for rows in (8, 1, 300):
-            error = quantised_error(width, bench.device, bench.dtype, precision, rows)
-            name = f"{precision} layer, {rows} rows, relative error"
-            yield Figure(name, error, "", "under 0.15", error < 0.15)
-
-    def batch() -> Iterator[Figure]:
-        """Steps of several sequences together against steps of each."""
-        model, _ = random_model(small_shape(), bench.device, bench.dtype, None)
-        with torch.inference_mode():
-            alone, beside = ([model.new_cache(400) for _ in range(3)] for _ in range(2))
-            for n, pair in enumerate(zip(alone, beside, strict=True)):
-                for cache in pair:
-                    prefill(model, cache, ids_of(100 + 90 * n))
-            ids = torch.tensor([5, 6, 7], device=bench.device)
-            rows = model.together(ids, beside)
-            expected = torch.stack([model(ids[n].view(1, 1), cache)[0, -1] for n, cache in enumerate(alone)])
-        error = float((rows.float() - expected.float()).norm() / expected.float().norm())
-        yield Figure("a batch's logits against single steps", error, "", "under 0.03", error < 0.03)
-
-    def kernels() -> Iterator[Figure]:
-        """What the prompt's fused kernels are off."""
-        if not bench.cuda:
-            return
-        error = fused_prefill.attention_error(128, 1, bench.device, bench.dtype)
-        yield Figure("fused attention, relative error", error, "", "under 0.02", error < 0.02)
-        error = fused_prefill.gate_error(bench.device, bench.dtype)
-        yield Figure("fused gate, relative error", error, "", "under 0.02", error < 0.02)
-        for packed in (torch.int8, torch.float8_e4m3fn):
-            error = fused_prefill.unpacking_error(packed, bench.device, bench.dtype)
-            yield Figure(f"unpacked {packed}, relative error", error, "", "under 0.02", error < 0.02)
-
-    record.take("fused kernels", kernels)
-    record.take("greedy ids", greedy)
-    for precision in bench.precisions:
-        record.take(f"{precision or 'bf16'} logits", partial(near, precision))
-    record.take("batch", batch)
-    for precision in bench.precisions[1:]:
-        assert precision is not None
-        record.take(f"{precision} layers", partial(layers, precision))
-
-
-def _beside(
-    bench: Bench, dtype: torch.dtype, precision: Quantisation | None, steps: int
-) -> Iterator[tuple[float, int, int]]:
-    """Relative error of the logits and both likeliest ids, after a prompt in two passes and each step."""
-    here, _ = random_model(small_shape(), bench.device, dtype, precision)
-    there, _ = random_model(small_shape(), torch.device("cpu"), torch.float32, None)
-    ids = ids_of(400)
-    caches = [cache_of(model, 440, 0) for model in (here, there)]
-    with torch.inference_mode():
-        for part in (ids[:250], ids[250:]):
-            rows = [_last(m, c, part) for m, c in zip((here, there), caches, strict=True)]
-        for _ in range(steps):
-            tokens = [int(row.argmax()) for row in rows]
-            yield float((rows[0] - rows[1]).norm() / rows[1].norm()), tokens[0], tokens[1]
-            rows = [_last(m, c, [tokens[1]]) for m, c in zip((here, there), caches, strict=True)]
-
-
-def _last(model: LanguageModel, cache: KVCache, ids: list[int]) -> Tensor:
-    rows = torch.tensor([ids], device=model.device)
-    logits: Tensor = model(rows, cache, last_only=True)[0, -1]
-    return logits.float().cpu()
 
 
 def decode(bench: Bench, record: Record) -> None:

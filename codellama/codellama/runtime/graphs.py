@@ -154,6 +154,7 @@ class GraphedModel:
         again = self._captured.get((rows, kind))
         if again is None:
             try:
+                step.tune(rows)
                 again = capture(partial(step.compute, rows, kind), ids.device)
             except Exception as refusal:  # noqa: BLE001 - no compiler, no memory, another GPU: torch computes instead
                 _log.warning("A fused kernel does not run on this GPU (%s): answers come slower.", refusal)
