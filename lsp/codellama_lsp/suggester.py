@@ -14,7 +14,7 @@ from codellama.assist.pace import Pace, Room
 from codellama.runtime.errors import CodellamaError
 from codellama_index.errors import CodeIndexError
 from codellama_lsp import completion
-from codellama_lsp.cache import Cursor, Suggestions
+from codellama_lsp.cache import AFTER, Cursor, Suggestions
 from codellama_lsp.completion import Place
 from codellama_lsp.engine import Engine
 from codellama_lsp.jobs import Jobs
@@ -152,7 +152,7 @@ class Suggester:
         took = time.monotonic() - began
         self._pace.learn(done.stats, None if ahead else took)
         if warm:
-            self._pace.warmed(wanted.cursor.uri, wanted.cursor.index)
+            self._pace.warmed(*_spot(wanted))
         self._status.answered(round(1000 * took), done.stats.reused_tokens)
         return done
 
@@ -162,7 +162,7 @@ class Suggester:
 
     def _is_cold(self, wanted: Wanted) -> bool:
         """Whether the server knows nothing of this place's prompt, so that it must be short."""
-        return not self._pace.is_warm(wanted.cursor.uri, wanted.cursor.index)
+        return not self._pace.is_warm(*_spot(wanted))
 
     def _look_ahead(self, wanted: Wanted, text: str, settings: Settings) -> None:
         """Ask for what follows a suggestion once it was accepted, after it was looked at for a while."""
@@ -208,3 +208,11 @@ class Suggester:
         total = time.monotonic() - began
         where = (wanted.place.path, wanted.line, wanted.character)
         self.last = Provenance(*where, text, origin, done, waited, total)
+
+
+def _spot(wanted: Wanted) -> tuple[str, int]:
+    """What must be the same for most of a prompt to be: the document and what follows the cursor, and where.
+
+    Typing leaves what follows as it is; a suffix that stands first in the prompt changes all behind it.
+    """
+    return wanted.cursor.uri + wanted.cursor.after[:AFTER], wanted.cursor.index

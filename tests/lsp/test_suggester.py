@@ -76,13 +76,14 @@ def test_an_unknown_place_gets_a_short_prompt_and_then_a_long_one(run: Callable[
     async def scenario(asks: Suggester) -> None:
         assert await asks.ask(wanted(100), SETTINGS) == "value"
         await asyncio.sleep(0.1)
-        await asks.ask(wanted(140), SETTINGS)
-        await asks.ask(wanted(2200), SETTINGS)
+        typed = TEXT[:100] + "value.name" + TEXT[100:]
+        await asks.ask(wanted(110, text=typed), SETTINGS)
+        await asks.ask(wanted(2203), SETTINGS)
         await asks.ask(wanted(100, "file:///b.py"), SETTINGS)
 
     model = run({100: "value"}, scenario)
     offsets = [offset for offset, _ in model.asked]
-    assert offsets == [100, 105, 140, 2200, 100]
+    assert offsets == [100, 105, 110, 2203, 100]
     first, ahead, near, far, other = (room.prompt_bytes for _, room in model.asked)
     assert ahead > 3 * first
     assert near > 3 * far
@@ -97,11 +98,12 @@ def test_where_the_short_prompt_gave_nothing_the_long_one_is_tried(run: Callable
         assert await asks.ask(wanted(100), SETTINGS) == ""
         await asyncio.sleep(0.1)
         assert asks.at_once(wanted(100), SETTINGS) == ""
-        assert await asks.ask(wanted(130), SETTINGS) == ""
+        typed = TEXT[:100] + "more" + TEXT[100:]
+        assert await asks.ask(wanted(104, text=typed), SETTINGS) == ""
         await asyncio.sleep(0.1)
 
     model = run({}, scenario)
-    assert [offset for offset, _ in model.asked] == [100, 100, 130]
+    assert [offset for offset, _ in model.asked] == [100, 100, 104]
     assert model.asked[1][1].prompt_bytes > 3 * model.asked[0][1].prompt_bytes
 
 

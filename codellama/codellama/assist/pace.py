@@ -18,7 +18,7 @@ _LEAST_SHARE = 0.3  # of a latency that is left for the model, whatever the rest
 _OVERHEAD_S = 0.04  # beside the model, before anything is known
 _PREFILL = 2000.0  # tokens a second, before anything is known of a server that will tell
 _LONG = 4  # times as much prompt where most of it is in the server's cache
-_NEAR = 1000  # characters from where the long prompt was computed, up to which most of it is the same
+_NEAR = 1000  # characters typed since the long prompt was computed, up to which most of it is the same
 _PLACES = 8  # whose long prompts the server still has
 
 
