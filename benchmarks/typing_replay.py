@@ -97,7 +97,9 @@ def main() -> None:
     """Replays, prints what was seen, and writes the figures beside those of `benchmarks.lsp`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=2000)
-    count = parser.parse_args().keys
+    parser.add_argument("--confidence", type=float, help="completion.confidence, else its default")
+    given = parser.parse_args()
+    options = {} if given.confidence is None else {"completion": {"confidence": given.confidence}}
     with home() as folder:
         root = folder / "project"
         ignored = shutil.ignore_patterns(".*", "__pycache__", "*.safetensors", "results", "data")
@@ -110,11 +112,12 @@ def main() -> None:
             file.write_text(head, encoding="utf-8")
             heads[file.as_uri()] = head
             keys += [(file.as_uri(), key) for key in keystrokes(head, typed)]
-        client = Client(workspaceFolders=[{"uri": root.as_uri(), "name": "project"}])
+        folders = [{"uri": root.as_uri(), "name": "project"}]
+        client = Client(workspaceFolders=folders, initializationOptions=options)
         client.ready()
         for uri, head in heads.items():
             client.open(uri, head)
-        figures = replay(client, keys[:count])
+        figures = replay(client, keys[: given.keys])
         client.stop()
     print(merged("lsp", figures))
 
