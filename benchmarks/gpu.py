@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from codellama.runtime.device import find_device
 
 
 def main() -> None:
-    """Runs sections in their order, whatever order they are named in."""
+    """Runs sections in the order in which they are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--section", default="all", help=f"all, or some of {','.join(SECTIONS)}")
     parser.add_argument("--seconds", type=float, default=500.0, help="what remains after so many is skipped")
@@ -68,12 +69,11 @@ def _run(
     more: dict[str, object],
 ) -> None:
     missed = []
-    for name, section in SECTIONS.items():
-        if name not in names:
-            continue
+    for name in filter(None, names):
+        section = SECTIONS[name]
         began = time.monotonic()
         record = Record(f"{device}-{name}" if folder else name, folder, deadline, more)
-        record.section(lambda section=section, record=record: section(bench, record))  # type: ignore[misc]
+        record.section(partial(section, bench, record))
         missed += [f"{name}: {figure.name}" for figure in record.figures if figure.reached is False]
         missed += [f"{name}: {what} has no figure" for what in record.missing]
         print(f"== {name}: {time.monotonic() - began:.1f} s", flush=True)

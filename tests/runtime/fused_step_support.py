@@ -112,8 +112,11 @@ def chosen(folder: Path) -> float:
     again = fused_tuning.choose(places, few=True, packed=True, folder=folder)
     fused_tuning._seconds = lambda *_: 1.0  # type: ignore[assignment]
     fused_tuning.off = lambda *_: 0.5  # type: ignore[assignment]
-    wrong = fused_tuning.choose(places[:1] * 2, few=True, packed=True, folder=folder)
-    return float((found, again, wrong) != ([quick], [quick], [None, None]))
+    try:
+        wrong = bool(fused_tuning.choose(places * 2, few=True, packed=True, folder=folder))
+    except RuntimeError:
+        wrong = False
+    return float(wrong or (found, again) != ([quick], [quick]))
 
 
 if __name__ == "__main__":

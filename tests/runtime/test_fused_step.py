@@ -47,7 +47,7 @@ def test_products_of_integers() -> None:
 
 
 def test_the_fastest_tile_that_computes_rightly_is_kept(tmp_path: Path) -> None:
-    """One that does not run or is off is out, and nothing is measured twice."""
+    """One that does not run is out, nothing is measured twice, and where all are off none is taken."""
     assert _interpreted("chosen", str(tmp_path)) == 0
 
 

@@ -76,6 +76,7 @@ PACKED_TILES: dict[tuple[bool, str], tuple[Tile, ...]] = {
         Tile(16, 32, 4, 1),
         Tile(16, 64, 4, 3),
         Tile(16, 128, 8, 1),
+        Tile(16, 64, 8, 1),
     ),
     (True, "int4"): (
         Tile(16, 64, 8, 1),

@@ -124,10 +124,10 @@ class FusedStep:
         device = model.device
         shape = config.n_heads, config.n_kv_heads, config.head_dim
         self._attention = Attention(*shape, config.rope_interleaved, device)
-        packed = all(product.matrix.integers for layer in self.layers for product in layer)
+        self.packed = all(product.matrix.integers for layer in self.layers for product in layer)
         queries = config.n_heads * config.head_dim
         self._x, self._mixed, self._hidden = (
-            Activations(width, device, packed) for width in (config.dim, queries, config.ffn_dim)
+            Activations(width, device, self.packed) for width in (config.dim, queries, config.ffn_dim)
         )
         self._qkv = torch.zeros(ROWS, queries + 2 * config.n_kv_heads * config.head_dim, device=device)
         self._logits = torch.zeros(ROWS, config.vocab_size, device=device, dtype=model.dtype)
@@ -145,7 +145,7 @@ class FusedStep:
         # What takes longest comes first, while there is time to measure.
         order = (2, 0, 3, 1)
         places = [*([layer[n] for layer in self.layers] for n in order), [self.head]]
-        *tiles, last = choose(places, few, self._x.packed, cache_folder())
+        *tiles, last = choose(places, few, self.packed, cache_folder())
         self.head = _with(self.head, few, last)
         chosen = dict(zip(order, tiles, strict=True))
         for n, layer in enumerate(self.layers):

@@ -29,7 +29,7 @@ from codellama.runtime.int4 import unpack_words
 # Weights below which nothing is measured.
 LEAST_BYTES = 2**30
 # What measuring may take, for steps of one and of several sequences.
-_SECONDS = {True: 9.0, False: 6.0}
+_SECONDS = {True: 6.0, False: 4.0}
 # Sequences of a step of several that is measured, and products of a measurement.
 _BATCH, _REPEATS = 8, 12
 # bfloat16 activations are off by 0.003; a kernel that is wrong is beyond this.
@@ -41,7 +41,10 @@ _log = logging.getLogger(__name__)
 
 
 def choose(places: Sequence[Sequence[Product]], few: bool, packed: bool, folder: Path) -> list[Tile | None]:
-    """The tile of each place, whose products in all layers are given; None is the usual one."""
+    """The tile of each place, whose products in all layers are given; None is the usual one.
+
+    Raises RuntimeError where no candidate computes what it should.
+    """
     tables = repr((TILES, PACKED_TILES))
     name = torch.cuda.get_device_name(places[0][0].matrix.weight.device)
     shapes = [(p.matrix.kind, p.matrix.outputs, p.matrix.inputs, p.matrix.group) for p, *_ in places]
@@ -51,7 +54,13 @@ def choose(places: Sequence[Sequence[Product]], few: bool, packed: bool, folder:
         kept = json.loads(file.read_text(encoding="utf-8"))
         return [None if row is None else Tile(*row) for row in kept]
     deadline = time.perf_counter() + _SECONDS[few]
-    found = [_fastest(products, few, packed, deadline) for products in places]
+    found: list[Tile | None] = []
+    for products in places:
+        tile = _fastest(products, few, packed, deadline)
+        # Where no time was left, what a matrix of the same kind runs with.
+        kinds = [matrices[0].matrix.kind for matrices in places[: len(found)]]
+        others = [known for known, kind in zip(found, kinds, strict=True) if kind == products[0].matrix.kind]
+        found.append(tile or next(reversed(others), None))
     with contextlib.suppress(OSError):  # a folder that cannot be written: measured again next time
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as new:
@@ -65,9 +74,10 @@ def _fastest(products: Sequence[Product], few: bool, packed: bool, deadline: flo
     x, out = activations(first, packed)
     rows = 1 if few else _BATCH
     best, least = None, math.inf
-    for tile in first.tiles(few, x.packed):
+    tiles = first.tiles(few, x.packed)
+    for tile in tiles:
         if time.perf_counter() > deadline:
-            break
+            return best
         tried = [replace(product, few=tile, many=tile) for product in products[:_REPEATS]]
         try:
             error = off(tried[0], x, out, rows)
@@ -75,11 +85,15 @@ def _fastest(products: Sequence[Product], few: bool, packed: bool, deadline: flo
         except Exception as refusal:  # noqa: BLE001 - too much shared memory, no such instruction: the others run
             _log.debug("%s of %s does not run: %s", tile, first.matrix.kind, refusal)
             continue
+        rate = first.matrix.nbytes / seconds / 1e9
+        _log.debug(
+            "%s %d x %d, %d rows, %s: %.0f GB/s, error %.1e",
+            *(first.matrix.kind, first.matrix.outputs, first.matrix.inputs, rows, astuple(tile), rate, error),
+        )
         if seconds < least:
             best, least = tile, seconds
-    if best:
-        rate = first.matrix.nbytes / least / 1e9
-        _log.info("%s %s rows %d: %s, %.0f GB/s", first.matrix.kind, first.outputs, rows, best, rate)
+    if best is None:
+        raise RuntimeError(f"products of {first.matrix.kind} weights are wrong here")
     return best
 
 
