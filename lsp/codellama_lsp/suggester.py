@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from codellama.assist.completion import Completion
     from codellama_index import Index
 
-_LOOK_S = 0.15  # a suggestion that stands so long is looked at, and what follows it may be wanted
+_LOOK_S = 0.3  # a suggestion that stands so long is looked at, and what follows it may be wanted
 
 
 @dataclass(frozen=True, slots=True)
