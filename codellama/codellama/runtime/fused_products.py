@@ -65,9 +65,16 @@ TILES: dict[tuple[bool, str], tuple[Tile, ...]] = {
         Tile(32, 256, 4, 3),
         Tile(16, 256, 4, 4),
         Tile(64, 128, 4, 3),
+        Tile(16, 512, 4, 3),
     ),
     (False, "int8"): (Tile(32, 128, 4, 3), Tile(16, 256, 4, 4)),
-    (False, "fp8"): (Tile(32, 128, 4, 3), Tile(32, 256, 4, 3), Tile(16, 256, 4, 4), Tile(64, 128, 4, 3)),
+    (False, "fp8"): (
+        Tile(32, 128, 4, 3),
+        Tile(32, 256, 4, 3),
+        Tile(16, 256, 4, 4),
+        Tile(64, 128, 4, 3),
+        Tile(16, 512, 4, 4),
+    ),
 }
 PACKED_TILES: dict[tuple[bool, str], tuple[Tile, ...]] = {
     (True, "int8"): (
@@ -77,6 +84,7 @@ PACKED_TILES: dict[tuple[bool, str], tuple[Tile, ...]] = {
         Tile(16, 64, 4, 3),
         Tile(16, 128, 8, 1),
         Tile(16, 64, 8, 1),
+        Tile(8, 128, 4, 1),
     ),
     (True, "int4"): (
         Tile(16, 64, 8, 1),
@@ -84,6 +92,7 @@ PACKED_TILES: dict[tuple[bool, str], tuple[Tile, ...]] = {
         Tile(16, 32, 4, 1),
         Tile(16, 128, 8, 1),
         Tile(16, 32, 2, 1),
+        Tile(8, 64, 4, 1),
     ),
     (False, "int8"): (Tile(16, 32, 4, 1), Tile(16, 64, 8, 1), Tile(16, 32, 8, 1)),
     (False, "int4"): (Tile(16, 32, 8, 1), Tile(16, 64, 8, 1), Tile(16, 32, 4, 1)),
@@ -139,26 +148,37 @@ def _join(layers: list[nn.Linear]) -> Tensor:
 
 
 class Activations:
-    """Rows [16, K] float32 that go from kernel to kernel, and the same in packed blocks."""
+    """Rows [16, K] float32 that go from kernel to kernel, and the same as products of several rows take them.
+
+    Those of integers take packed blocks, also of one row; the others bfloat16.
+    """
 
     def __init__(self, width: int, device: torch.device, packed: bool) -> None:
         self.values = torch.zeros(ROWS, width, device=device)
         self.packed = packed
-        self.codes = torch.zeros(ROWS, 2, width if packed else 16, dtype=torch.int8, device=device)
-        self.words = self.codes.view(torch.int32)
-        self.numbers = torch.zeros(ROWS, 3, self.codes.shape[2] // 16, device=device)
+        if packed:
+            self.codes = torch.zeros(ROWS, 2, width, dtype=torch.int8, device=device)
+            self.words = self.codes.view(torch.int32)
+        else:
+            self.words = self.codes = torch.zeros(ROWS, width, dtype=torch.bfloat16, device=device)
+        self.numbers = torch.zeros(ROWS, 3, width // 16, device=device)
 
     def pack(self) -> None:
         """Packs the values as they stand, as a kernel does what it writes."""
         blocks = self.values.view(ROWS, -1, 16)
         step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
-        coarse = (blocks / step).round()
-        fine = ((blocks / step - coarse) * 254).round()
-        self.codes.copy_(torch.stack((coarse, fine), dim=1).flatten(2))
         self.numbers.copy_(torch.stack((step[..., 0] / 254, blocks.sum(-1), blocks.square().sum(-1)), dim=1))
+        if self.packed:
+            coarse = (blocks / step).round()
+            fine = ((blocks / step - coarse) * 254).round()
+            self.codes.copy_(torch.stack((coarse, fine), dim=1).flatten(2))
+        else:
+            self.codes.copy_(self.values)
 
     def unpacked(self) -> Tensor:
-        """What is packed, [16, K]."""
+        """What is packed, [16, K] float32."""
+        if not self.packed:
+            return self.codes.float()
         coarse, fine = self.codes.float().view(ROWS, 2, -1, 16).unbind(1)
         return ((254 * coarse + fine) * self.numbers[:, 0, :, None]).flatten(1)
 
@@ -186,63 +206,78 @@ class Product:
 
     def tiles(self, few: bool, packed: bool) -> tuple[Tile, ...]:
         """What may be taken, the usual one first."""
-        return (PACKED_TILES if packed else TILES)[few, self.matrix.kind]
+        if not packed:
+            return TILES[few, self.matrix.kind]
+        blocks = self.add or self.gated  # which whole blocks are handed on of
+        return tuple(
+            tile for tile in PACKED_TILES[few, self.matrix.kind] if tile.outputs % 16 == 0 or not blocks
+        )
 
     def launch(self, x: Activations, out: Activations | Tensor, rows: int) -> None:
         """out [16, N] of x [16, K], of which the first `rows` are computed, and some more where packed."""
-        packed = x.packed and self.matrix.integers
-        tile = (self.few if rows == 1 else self.many) or self.tiles(rows == 1, packed)[0]
+        packed, few = x.packed and self.matrix.integers, rows == 1
+        tile = (self.few if few else self.many) or self.tiles(few, packed)[0]
         values = out if isinstance(out, Tensor) else out.values
         flags: dict[str, Any] = {"GATED": self.gated, "NORM": self.norm is not None, "ADD": self.add}
         flags |= {"STAGES": tile.stages, "PDL": self.pdl, **tile.options}
         if self.pdl:
             flags["launch_pdl"] = True
-        if packed:
-            self._integers(x, out, values, rows, tile, flags)
-        else:
-            self._floats(x.values, values, rows, tile, flags)
+        if packed or not (few or x.packed):
+            target = out if isinstance(out, Activations) else x  # an argument must be something
+            gain = self.then.weight if self.then else values
+            ends = (values, gain, target.codes, target.numbers)
+            flags |= {"PACK": isinstance(out, Activations), "GAIN": self.then is not None}
+            flags["SQUARES"] = 1 << (self.matrix.inputs // 16 - 1).bit_length() if self.norm else 1
+            (self._integers if packed else self._several)(x, ends, rows, tile, flags)
+        else:  # a plain head behind packed layers as well, whose rows are few
+            tile = self.few or TILES[True, self.matrix.kind][0]
+            for row in range(rows):
+                self._one(x.values[row], values[row], tile, flags | {"STAGES": tile.stages, **tile.options})
 
-    def _floats(self, x: Tensor, out: Tensor, rows: int, tile: Tile, flags: dict[str, Any]) -> None:
-        matrix, few, outputs = self.matrix, rows == 1, self.outputs
-        taken = tile.outputs // 2 if self.gated and few else tile.outputs
+    def _one(self, x: Tensor, out: Tensor, tile: Tile, flags: dict[str, Any]) -> None:
+        matrix, outputs = self.matrix, self.outputs
+        taken = tile.outputs // 2 if self.gated else tile.outputs
         gain, eps = (self.norm.weight, self.norm.eps) if self.norm else (x, 0.0)
-        given: list[Any] = [x, gain, matrix.weight, x if matrix.scale is None else matrix.scale, out]
-        sizes: list[Any] = [outputs, matrix.inputs]
-        flags |= {"BN": taken, "BK": tile.inputs, "SCALED": matrix.scale is not None}
-        grid = (-(-outputs // taken),)
-        if few:
-            even = matrix.inputs % tile.inputs == 0
-            flags |= {"AHEAD": tile.ahead, "MAGIC": matrix.kind == "int8", "EVEN": even}
-            product_one[grid](*given, *sizes, eps, **flags)
-        else:
-            product_many[grid](*given, rows, *sizes, eps, **flags)
+        flags |= {"BN": taken, "BK": tile.inputs, "SCALED": matrix.scale is not None, "AHEAD": tile.ahead}
+        flags |= {"MAGIC": matrix.kind == "int8", "EVEN": matrix.inputs % tile.inputs == 0}
+        scale = x if matrix.scale is None else matrix.scale
+        product_one[(-(-outputs // taken),)](
+            x, gain, matrix.weight, scale, out, outputs, matrix.inputs, eps, **flags
+        )
 
-    def _integers(
-        self,
-        x: Activations,
-        out: Activations | Tensor,
-        values: Tensor,
-        rows: int,
-        tile: Tile,
-        flags: dict[str, Any],
+    def _several(
+        self, x: Activations, ends: tuple[Tensor, ...], rows: int, tile: Tile, flags: dict[str, Any]
     ) -> None:
         matrix, outputs = self.matrix, self.outputs
-        target = out if isinstance(out, Activations) else x  # an argument must be something
+        flags |= {"BN": tile.outputs, "BK": tile.inputs, "SCALED": matrix.scale is not None}
+        scale = x.numbers if matrix.scale is None else matrix.scale
+        product_many[(-(-outputs // tile.outputs),)](
+            x.codes,
+            x.numbers,
+            matrix.weight,
+            scale,
+            *ends,
+            rows,
+            outputs,
+            matrix.inputs,
+            self.norm.eps if self.norm else 0.0,
+            **flags,
+        )
+
+    def _integers(
+        self, x: Activations, ends: tuple[Tensor, ...], rows: int, tile: Tile, flags: dict[str, Any]
+    ) -> None:
+        matrix, outputs = self.matrix, self.outputs
         blocks = matrix.inputs // (32 if matrix.group else 16)
         together = min(1 << (rows - 1).bit_length(), _TOGETHER)
-        flags |= {"GROUP": matrix.group, "PACK": isinstance(out, Activations), "GAIN": self.then is not None}
-        flags |= {"EVEN": blocks % tile.inputs == 0, "R": together, "BN": tile.outputs, "BB": tile.inputs}
-        flags["SQUARES"] = 1 << (matrix.inputs // 16 - 1).bit_length() if self.norm else 1
-        gain = self.then.weight if self.then else values
+        flags |= {"GROUP": matrix.group, "EVEN": blocks % tile.inputs == 0}
+        flags |= {"R": together, "BN": tile.outputs, "BB": tile.inputs}
         integer_product[-(-rows // together), outputs // tile.outputs](
             x.words,
             x.numbers,
             matrix.weight.view(torch.int32),
             matrix.scale,
-            values,
-            gain,
-            target.codes,
-            target.numbers,
+            *ends,
             outputs,
             matrix.inputs,
             self.norm.eps if self.norm else 0.0,

@@ -94,7 +94,7 @@ class Attention:
             "INTERLEAVED": self.interleaved,
             "BLOCK": reading.block,
             "STAGES": reading.stages,
-            "PACK": out.packed,
+            "PACK": out.packed or rows > 1,
         }
         flags |= {"PDL": pdl, "num_warps": reading.warps, "num_stages": max(reading.stages, 1)}
         if pdl:
@@ -172,7 +172,7 @@ class FusedStep:
         width = x.values.shape[1]
         grid = (1 << (rows - 1).bit_length(), -(-width // _EMBED_BLOCK))
         given = (self._ids, table, x.values, self._first, x.codes, x.numbers)
-        embed[grid](*given, width, PACK=x.packed, BLOCK=_EMBED_BLOCK)
+        embed[grid](*given, width, PACK=x.packed or rows > 1, BLOCK=_EMBED_BLOCK)
         for layer, (qkv, out, gate_up, down) in enumerate(self.layers):
             qkv.launch(x, self._qkv, rows)
             self._attention.launch(self._qkv, self._table, self._mixed, layer, rows, kind, pdl=self._pdl)

@@ -103,8 +103,7 @@ def activations(product: Product, packed: bool) -> tuple[Activations, Activation
     device, packed = matrix.weight.device, packed and matrix.integers
     x = Activations(matrix.inputs, device, packed)
     x.values.normal_()
-    if packed:
-        x.pack()
+    x.pack()
     if product.add or product.gated:
         return x, Activations(product.outputs, device, packed)
     return x, torch.zeros(ROWS, product.outputs, device=device)

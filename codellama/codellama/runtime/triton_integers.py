@@ -105,10 +105,23 @@ def _added(w, scales, x, GROUP: tl.constexpr):
 
 @triton.jit
 def pack_blocks(v, raw, codes, numbers, row, block, inside, width):
-    """Blocks v [B, 16] of some rows in two halves of int8, with steps, sums, and squares of `raw`.
+    """Blocks v [B, 16] of some rows for the next product, with the squares of `raw`.
 
-    codes [rows, 2, width] int8, numbers [rows, 3, width / 16] float32.
+    codes [rows, 2, width] are two halves of int8, numbers [rows, 3, width / 16] float32 their steps, sums and
+    squares; or codes [rows, width] are in bfloat16, with squares alone.
     """
+    blocks = width // 16
+    at = numbers + row * 3 * blocks + block
+    tl.store(at + 2 * blocks, tl.sum(raw * raw, axis=1), mask=inside)
+    if codes.dtype.element_ty == tl.int8:
+        _pack_halves(v, codes, at, row, block, inside, width)
+    else:
+        place = (row * width + block * 16)[:, None] + tl.arange(0, 16)[None, :]
+        tl.store(codes + place, v.to(tl.bfloat16), mask=inside[:, None])
+
+
+@triton.jit
+def _pack_halves(v, codes, at, row, block, inside, width):
     step = tl.maximum(tl.max(tl.abs(v), axis=1), 1e-30) / 127.0
     scaled = v / step[:, None]
     coarse = (scaled + 12582912.0) - 12582912.0  # to the nearest even
@@ -116,11 +129,8 @@ def pack_blocks(v, raw, codes, numbers, row, block, inside, width):
     place = (row * 2 * width + block * 16)[:, None] + tl.arange(0, 16)[None, :]
     tl.store(codes + place, coarse.to(tl.int8), mask=inside[:, None])
     tl.store(codes + place + width, fine.to(tl.int8), mask=inside[:, None])
-    blocks = width // 16
-    at = numbers + row * 3 * blocks + block
     tl.store(at, step / 254.0, mask=inside)
-    tl.store(at + blocks, tl.sum(v, axis=1), mask=inside)
-    tl.store(at + 2 * blocks, tl.sum(raw * raw, axis=1), mask=inside)
+    tl.store(at + width // 16, tl.sum(v, axis=1), mask=inside)
 
 
 @triton.jit

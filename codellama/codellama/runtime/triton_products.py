@@ -143,24 +143,16 @@ def _units(w):
     return w.to(tl.float32).to(tl.bfloat16).to(UNITS)
 
 
-@triton.jit
-def _inputs(x, gain, place, inside, row, k, batch, NORM: tl.constexpr):
-    """The same of up to 16 rows: [places, 16]."""
-    there = inside[:, None] & (row[None, :] < batch)
-    v = tl.load(x + row[None, :].to(tl.int64) * k + place[:, None], mask=there, other=0.0).to(tl.float32)
-    square = v * v
-    if NORM:
-        v = v * tl.load(gain + place, mask=inside, other=0.0).to(tl.float32)[:, None]
-    return v, square
-
-
 @triton.jit(do_not_specialize=["batch"])
 def product_many(
-    x,
-    gain,
+    codes,
+    numbers,
     weight,
     scale,
     out,
+    gain,
+    next_codes,
+    next_numbers,
     batch,
     n,
     k,
@@ -169,12 +161,18 @@ def product_many(
     NORM: tl.constexpr,
     SCALED: tl.constexpr,
     ADD: tl.constexpr,
+    PACK: tl.constexpr,
+    GAIN: tl.constexpr,
+    SQUARES: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """out [batch, n] of x [batch, k], at most 16 rows, on matrix units in bfloat16."""
+    """out [batch, n] of inputs [16, k] in bfloat16, of which `batch` rows count, on matrix units.
+
+    With PACK the results, times `gain` with GAIN, are handed on in bfloat16 as well.
+    """
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
@@ -183,7 +181,6 @@ def product_many(
     columns = tl.arange(0, BK)
     first = tl.zeros([BN, 16], tl.float32)
     second = tl.zeros([BN, 16], tl.float32)
-    squares = tl.zeros([16], tl.float32)
     kept = tl.minimum(rows, n - 1)
     here, there = kept[:, None].to(tl.int64), (kept[:, None] + n).to(tl.int64)
     for start in tl.range(0, k, BK, num_stages=STAGES):
@@ -192,9 +189,7 @@ def product_many(
         w = tl.load(weight + here * k + column[None, :], mask=inside[None, :], other=0.0)
         if GATED:
             u = tl.load(weight + there * k + column[None, :], mask=inside[None, :], other=0.0)
-        v, square = _inputs(x, gain, column, inside, row, k, batch, NORM)
-        squares += tl.sum(square, axis=0)
-        v = v.to(tl.bfloat16).to(UNITS)
+        v = tl.load(codes + row[None, :] * k + column[:, None], mask=inside[:, None], other=0.0).to(UNITS)
         first = tl.dot(_units(w), v, first)
         if GATED:
             second = tl.dot(_units(u), v, second)
@@ -203,6 +198,9 @@ def product_many(
         if GATED:
             second = second * tl.load(scale + n + kept)[:, None]
     if NORM:
+        lane = tl.arange(0, SQUARES)[None, :]
+        at = numbers + (row * 3 + 2)[:, None] * (k // 16) + lane
+        squares = tl.sum(tl.load(at, mask=lane < k // 16, other=0.0), axis=1)
         factor = tl.rsqrt(squares / k + eps)
         first = first * factor[None, :]
         second = second * factor[None, :]
@@ -213,6 +211,15 @@ def product_many(
     if ADD:
         first = first + tl.load(target, mask=written, other=0.0)
     tl.store(target, first, mask=written)
+    if PACK:
+        times = first
+        if GAIN:
+            times = first * tl.load(gain + kept).to(tl.float32)[:, None]
+        i = tl.arange(0, BN)  # as many blocks of 16 as outputs, in 16 rows
+        block = tl.program_id(0) * (BN // 16) + i % (BN // 16)
+        flat, raw = tl.reshape(tl.trans(times), [BN, 16]), tl.reshape(tl.trans(first), [BN, 16])
+        inside = (i // (BN // 16) < batch) & (block * 16 < n)
+        pack_blocks(flat, raw, next_codes, next_numbers, i // (BN // 16), block, inside, n)
 
 
 @triton.jit
