@@ -20,6 +20,8 @@ from codellama.runtime.triton_products import product_many, product_one
 ROWS = 16
 # Rows that a program of integers takes at once.
 _TOGETHER = 4
+# Places for a row's sums of squares, so that models of several widths share what is compiled.
+_SQUARES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,8 @@ class Product:
             gain = self.then.weight if self.then else values
             ends = (values, gain, target.codes, target.numbers)
             flags |= {"PACK": isinstance(out, Activations), "GAIN": self.then is not None}
-            flags["SQUARES"] = 1 << (self.matrix.inputs // 16 - 1).bit_length() if self.norm else 1
+            blocks = max(1 << (self.matrix.inputs // 16 - 1).bit_length(), _SQUARES)
+            flags["SQUARES"] = blocks if self.norm else 1
             (self._integers if packed else self._several)(x, ends, rows, tile, flags)
         else:  # a plain head behind packed layers as well, whose rows are few
             tile = self.few or TILES[True, self.matrix.kind][0]
