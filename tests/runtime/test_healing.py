@@ -110,6 +110,25 @@ def test_infill_is_healed_in_spm_alone(engine: Engine) -> None:
         assert 0 < len(result.ids) <= 4
 
 
+def test_a_line_that_is_asked_for_is_not_blank(engine: Engine) -> None:
+    """Where nothing stands yet, one line is not ended before it says something; several lines may be."""
+
+    def said(prefix: str, stop: tuple[str, ...]) -> list[Result]:
+        samplings = [Sampling(9.0, seed=seed) for seed in range(300)]
+        return [engine.run(InfillRequest(prefix, "\n", (), 3, "spm", s, stop)) for s in samplings]
+
+    def blank(results: list[Result]) -> int:
+        ended = [one for one in results if one.finish_reason == "stop" and not one.text.strip()]
+        return sum("\ufffd" not in engine.tokenizer.decode(one.ids) for one in ended)  # parts of characters
+
+    for prefix in ("ab = 1\n", "ab = 1\n    ", ""):
+        assert blank(said(prefix, ("\n",))) == 0
+        assert any(one.text.startswith("\n") for one in said(prefix, ()))
+    # Behind a whole statement, and where several lines may come, nothing or a break may be the answer.
+    for prefix, stop in (("ab = 1", ("\n",)), ("ab = 1\n", ()), ("ab = 1\n", ("\n\n",))):
+        assert not engine._prompts.build(InfillRequest(prefix, "\n", stop=stop)).fills_line
+
+
 def test_warm_is_cold(engine: Engine, tmp_path: Path) -> None:
     """In a typing session that is healed at every key, results are those of an engine that is fresh."""
     write_llama(tmp_path)
@@ -176,6 +195,8 @@ def test_whatever_is_chosen_spells_the_prefix(text: str, choices: list[int]) -> 
         ("def f(x):\n    ret", Healing(1, b" ret")),
         ("def f(x):\n    ", Healing(1, b"    ")),  # words begin with their space
         ("x = 日", None),
+        ("def f(x):\n", None),  # pieces of several line breaks would reach over it
+        ("def f(x):\n\n", None),
     ],
 )
 def test_what_is_taken_back(prefix: str, healing: Healing | None) -> None:

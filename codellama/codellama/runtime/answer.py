@@ -49,7 +49,12 @@ class Answer:
 
     def allowed(self) -> list[int] | None:
         """The ids that may come next; None for all."""
-        return self._spelling.allowed() if self._spelling else None
+        spelled = self._spelling.allowed() if self._spelling else None
+        if not self._prompt.fills_line or self._text.text.strip():
+            return spelled
+        if spelled is None:
+            return self._index.unbroken
+        return [i for i in spelled if i not in self._index.breaking]
 
     def take(self, token: int, logprob: float) -> bool:
         """Adds one id to the answer; whether more are wanted."""

@@ -9,6 +9,7 @@ piece of the vocabulary reaches over the prefix's end, nothing is taken back.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 _MOST_TOKENS = 8  # that are taken back: each of them costs a step of decoding
 
@@ -39,6 +40,16 @@ class PieceIndex:
             ids += self._ids[first:last]
         return ids
 
+    @cached_property
+    def breaking(self) -> frozenset[int]:
+        """The pieces that end a line before they say anything."""
+        return frozenset(i for i in self._ids if self.pieces[i].lstrip(b" \t")[:1] in (b"\n", b"\r"))
+
+    @cached_property
+    def unbroken(self) -> list[int]:
+        """All other pieces: text, no control tokens."""
+        return [i for i in self._ids if i not in self.breaking]
+
     def single_bytes(self, text: bytes) -> list[int]:
         """The pieces of one byte each that spell `text`."""
         return [self._ids[bisect_left(self._texts, bytes([byte]))] for byte in text]
@@ -64,9 +75,10 @@ def plan_healing(index: PieceIndex, tail: Sequence[int]) -> Healing | None:
     """What to take back of a prompt that ends with the ids `tail`, which come from text; None for nothing.
 
     The most tokens whose text some piece reaches over; where there is none and the text ends in more
-    than one space, the last token, since words begin with their space.
+    than one space, the last token, since words begin with their space. A line that has ended stays so:
+    pieces of several line breaks reach over its end, and with it taken back a model says an empty line.
     """
-    if not index.spells_anything:
+    if not index.spells_anything or (tail and index.pieces[tail[-1]].endswith((b"\n", b"\r"))):
         return None
     best: Healing | None = None
     text = b""

@@ -36,13 +36,17 @@ _CACHED_EXTRAS = 512
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`ids` are unhealed; `new_text` says that the answer begins a text rather than continuing one."""
+    """`ids` are unhealed; `new_text` says that the answer begins a text rather than continuing one.
+
+    `fills_line`: one line is asked for where nothing stands yet, so an answer that is blank is none.
+    """
 
     ids: list[int]
     stop_ids: frozenset[int]
     packed: tuple[Packed, ...] = ()
     healing: Healing | None = None
     new_text: bool = False
+    fills_line: bool = False
 
 
 class PromptBuilder:
@@ -91,6 +95,7 @@ class PromptBuilder:
         self._check_length(_CONTROL_IDS + 1, request.max_tokens)
         room = self._max_context - request.max_tokens - _CONTROL_IDS
         tokens = self._infill_tokens(request.mode)
+        fills_line = "\n" in request.stop and not request.prefix.rpartition("\n")[2].strip()
         suffix = request.suffix if tokens else ""
         parts = pack(self._tokenizer, request.prefix, suffix, request.extras, room, self._encode_extra)
         stop_ids = self._tokenizer.stop_ids
@@ -102,11 +107,11 @@ class PromptBuilder:
             mode = _layout(request.mode, parts, self._spm_tokens)
             ids = infill_ids(tokens, self._tokenizer.bos_id, mode, parts.prefix, parts.suffix, parts.extras)
             if mode == "psm":  # the model was trained to go on in mid-token there
-                return Prompt(ids, stop_ids, parts.packed)
+                return Prompt(ids, stop_ids, parts.packed, fills_line=fills_line)
         healing = plan_healing(self.index, parts.prefix)
         if healing and len(ids) + len(healing.text) + request.max_tokens > self._max_context:
             healing = None
-        return Prompt(ids, stop_ids, parts.packed, healing)
+        return Prompt(ids, stop_ids, parts.packed, healing, fills_line=fills_line)
 
     def _infill_tokens(self, mode: InfillMode) -> InfillTokens | None:
         """None for a prompt of the prefix alone."""

@@ -23,8 +23,9 @@ class Recipe:
     ffn: int = 688
     length: int = 768
     rows: int = 2
-    long_length: int = 2_048  # every fourth batch has rows of this length, with several extras
+    long_length: int = 2_048  # of rows with long samples
     long_rows: int = 1
+    turns: str = "sssl"  # batches in turn: short; long, with several extras; long, of one file
     muon_rate: float = 0.015
     adam_rate: float = 0.003
     decay: float = 0.4  # the share of the time over which the rates fall

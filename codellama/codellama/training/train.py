@@ -216,13 +216,16 @@ def held_out_batches(
 
 
 def mixed(recipe: Recipe, tokenizer: Tokenizer, sources: Sources, seed: int, worker: int) -> Iterator[Batch]:
-    """Three short batches, then a long one: rows of samples with several files each."""
+    """Batches of the recipe's sorts in its turns."""
     seed += 1_000_003 * worker
-    short = batches(SampleStream(sources, tokenizer, seed), recipe.rows, recipe.length)
-    long_stream = SampleStream(sources, tokenizer, seed, extras=4, window=2_400)
-    long = batches(long_stream, recipe.long_rows, recipe.long_length)
-    for turn in count(worker):  # workers begin at different turns, so that long batches come evenly
-        yield next(long if turn % 4 == 3 else short)
+    long = (recipe.long_rows, recipe.long_length)
+    sorts = {
+        "s": batches(SampleStream(sources, tokenizer, seed), recipe.rows, recipe.length),
+        "l": batches(SampleStream(sources, tokenizer, seed, extras=4, window=2_400), *long),
+        "f": batches(SampleStream(sources, tokenizer, seed, window=5_500), *long),
+    }
+    for turn in count(worker):  # workers begin at different turns, so that sorts come evenly
+        yield next(sorts[recipe.turns[turn % len(recipe.turns)]])
 
 
 def _tokenizer(recipe: Recipe, files: list[corpus.SourceFile], out: Path, start: Path | None) -> Tokenizer:
