@@ -123,7 +123,7 @@ def test_a_line_that_is_asked_for_is_not_blank(engine: Engine) -> None:
 
     for prefix in ("ab = 1\n", "ab = 1\n    ", ""):
         assert blank(said(prefix, ("\n",))) == 0
-        assert any(one.text.startswith("\n") for one in said(prefix, ()))
+    assert any(one.text.startswith("\n") for one in said("ab = 1\n", ()))
     # Behind a whole statement, and where several lines may come, nothing or a break may be the answer.
     for prefix, stop in (("ab = 1", ("\n",)), ("ab = 1\n", ()), ("ab = 1\n", ("\n\n",))):
         assert not engine._prompts.build(InfillRequest(prefix, "\n", stop=stop)).fills_line
