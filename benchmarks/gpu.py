@@ -37,8 +37,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
-    logging.basicConfig(format="  %(message)s")
-    logging.getLogger("codellama.runtime.fused_tuning").setLevel(logging.DEBUG)  # what is chosen, by what
+    logging.basicConfig(format="  %(message)s")  # what falls back to torch
     names = list(SECTIONS) if arguments.section == "all" else arguments.section.split(",")
     if unknown := [name for name in names if name not in (*SECTIONS, "")]:
         parser.error(f"there is no section {', '.join(unknown)}")

@@ -18,11 +18,9 @@ from benchmarks.gpu_models import Shape, cache_of, ids_of, random_model, shapes
 from torch import Tensor, nn
 
 from codellama.runtime.cache import CacheKind
-from codellama.runtime.fused_products import Activations, Matrix, Product
-from codellama.runtime.fused_step import Attention, FusedStep, Reading
-from codellama.runtime.fused_tuning import activations
-from codellama.runtime.fused_tuning import off as product_off
+from codellama.runtime.fused_step import ONE, Attention, FusedStep, Matrix, Product, Reading, Tile
 from codellama.runtime.graphs import GraphedModel
+from codellama.runtime.int4 import unpack_words
 from codellama.runtime.layers import RMSNorm
 from codellama.runtime.linear import Fp8Linear, Int4Linear, Int8Linear, Quantisation
 from codellama.runtime.triton_attention import FIELDS
@@ -36,6 +34,32 @@ SHAPES = {
     "7b head": (32000, 4096, True, False),
 }
 KINDS = ("float", "int8", "fp8", "int4")
+TILES = {
+    "float": [
+        (4, 256, 1, 1, True),
+        (4, 256, 1, 1, False),
+        (4, 512, 1, 1, True),
+        (2, 512, 1, 1, True),
+        (8, 256, 1, 1, True),
+        (8, 512, 4, 4, False),
+    ],
+    "int8": [
+        (4, 512, 1, 1, True),
+        (4, 512, 1, 1, False),
+        (2, 512, 1, 1, True),
+        (2, 1024, 1, 1, True),
+        (8, 1024, 4, 1, True),
+        (8, 1024, 4, 3, False),
+    ],
+    "fp8": [(4, 512, 1, 1, True), (2, 1024, 1, 1, True), (4, 512, 1, 1, False)],
+    "int4": [
+        (4, 128, 1, 1, True),
+        (4, 128, 1, 1, False),
+        (2, 128, 1, 1, True),
+        (2, 256, 1, 1, True),
+        (8, 128, 1, 1, False),
+    ],
+}
 READINGS = [(32, 4, 1), (32, 4, 3), (64, 4, 1), (64, 4, 2), (64, 8, 1)]
 # Positions that a cache holds.
 LENGTHS = (1000, 8000, 100_000)
@@ -70,17 +94,35 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / seconds(lambda _: target.copy_(source))
 
 
-def layer_of(kind: str, weight: Tensor) -> nn.Module:
-    """A layer whose weights are of a kind."""
+def layer_of(kind: str, weight: Tensor) -> tuple[Matrix, Callable[[], Tensor]]:
+    """A matrix of a kind, and what it computes with in float32."""
     if kind == "int8":
-        return Int8Linear(weight)
+        eight = Int8Linear(weight)
+        return Matrix.of(eight), eight.dequantised
     if kind == "fp8":
-        return Fp8Linear(weight)
+        floats = Fp8Linear(weight)
+        return Matrix.of(floats), lambda: floats.weight.float() * floats.scale.T
     if kind == "int4":
-        return Int4Linear(weight)
+        four = Int4Linear(weight)
+        return Matrix.of(four), lambda: unpack_words(four.packed, four.scales, four.group).float()
     plain = nn.Linear(1, 1, bias=False)
     plain.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
-    return plain
+    return Matrix.of(plain), plain.weight.float
+
+
+def expected(product: Product, x: Tensor, before: Tensor, weight: Tensor) -> Tensor:
+    """The same by torch in float32."""
+    if product.norm:
+        x = (
+            x
+            * torch.rsqrt(x.square().mean(-1, keepdim=True) + product.norm.eps)
+            * product.norm.weight.float()
+        )
+    y = x @ weight.T
+    if product.gated:
+        gate, up = y.chunk(2, -1)
+        y = nn.functional.silu(gate) * up
+    return y + before if product.add else y
 
 
 def off(found: Tensor, wanted: Tensor) -> float:
@@ -96,35 +138,54 @@ def figures(nbytes: int, took: float, bandwidth: float) -> str:
 def product_case(
     name: str, kind: str, bandwidth: float, batches: tuple[int, ...], pdl: bool
 ) -> Iterator[str]:
-    """Every candidate of one product; the weights stand more than once, so that none stays in L2."""
+    """Every configuration of one product; the weights stand more than once, so that none stays in L2."""
     outputs, inputs, normed, gated = SHAPES[name]
     weight = torch.empty(outputs, inputs, device=DEVICE).normal_(0, 0.02)
-    matrix = Matrix.of(layer_of(kind, weight))
+    matrix, whole = layer_of(kind, weight)
     norm = RMSNorm(inputs, 1e-5).to(DEVICE, torch.bfloat16) if normed else None
+    nbytes = matrix.weight.nbytes + (matrix.scale.nbytes if matrix.scale is not None else 0)
     copies = [
         replace(
             matrix, weight=matrix.weight.clone(), scale=None if matrix.scale is None else matrix.scale.clone()
         )
-        for _ in range(min(-(-(200 << 20) // matrix.nbytes), REPEATS))
+        for _ in range(min(-(-(200 << 20) // nbytes), REPEATS))
     ]
-    base = Product(matrix, norm, gated, not normed, pdl=pdl)
-    x, out = activations(base, packed=True)
+    x = torch.randn(16, inputs, device=DEVICE)
+    out = torch.zeros(16, outputs // (2 if gated else 1), device=DEVICE)
+    wide = whole()
     for rows in batches:
-        for tile in base.tiles(rows == 1, x.packed):
+        tiles = [Tile(*numbers) for numbers in TILES[kind]] if rows == 1 else MANY_TILES[kind]
+        for tile, magic in itertools.product(
+            tiles, (False, True) if kind == "int8" and rows == 1 else (True,)
+        ):
+            base = Product(matrix, norm, gated, not normed, tile, magic, pdl)
+            flags = [word for word, on in (("ahead", tile.ahead), ("magic", base.magic), ("pdl", pdl)) if on]
             words = f"{name} {kind} batch {rows} {tile.outputs}x{tile.inputs} warps {tile.warps} "
-            words += f"stages {tile.stages}{' ahead' if tile.ahead else ''}{' pdl' if pdl else ''}"
-            tried = replace(base, few=tile, many=tile)
+            words += f"stages {tile.stages} {' '.join(flags)}"
             try:
-                error = product_off(tried, x, out, rows)
+                before = out[:rows].clone()
+                base.launch(x, out, rows)
+                error = off(out[:rows], expected(base, x[:rows], before, wide))
 
-                def launch(n: int, tried: Product = tried, rows: int = rows) -> None:
-                    replace(tried, matrix=copies[n % len(copies)]).launch(x, out, rows)
+                def launch(n: int, base: Product = base, rows: int = rows) -> None:
+                    replace(base, matrix=copies[n % len(copies)]).launch(x, out, rows)
 
                 took = seconds(launch)
             except Exception:  # noqa: BLE001 - whatever a kernel dies of, the others are to be measured
                 yield f"FAILED {words}: " + " | ".join(traceback.format_exc().splitlines()[-3:])
                 continue
-            yield f"{words}: {figures(matrix.nbytes, took, bandwidth)}, error {error:.1e}"
+            yield f"{words}: {figures(nbytes, took, bandwidth)}, error {error:.1e}"
+
+
+MANY_TILES = {
+    kind: [Tile(*numbers) for numbers in rows]
+    for kind, rows in {
+        "float": [(32, 128, 4, 3), (32, 256, 4, 3), (16, 256, 4, 4)],
+        "int8": [(32, 128, 4, 3), (32, 256, 4, 3)],
+        "fp8": [(32, 128, 4, 3), (32, 256, 4, 3)],
+        "int4": [(32, 32, 4, 2), (32, 64, 4, 2)],
+    }.items()
+}
 
 
 def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, pdl: bool) -> Iterator[str]:
@@ -143,7 +204,7 @@ def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, 
             part.fill_(1.0)
     cos, sin = torch.ones(room, d // 2, device=DEVICE), torch.zeros(room, d // 2, device=DEVICE)
     qkv = torch.randn(16, (heads + 2 * shared) * d, device=DEVICE)
-    out = Activations(heads * d, DEVICE, packed=False)
+    out = torch.zeros(16, heads * d, device=DEVICE)
     for length in LENGTHS:
         entry = [*(part.data_ptr() for part in parts), room, length, cos.data_ptr(), sin.data_ptr()]
         table = torch.tensor([entry] * 16, device=DEVICE)
@@ -168,7 +229,7 @@ def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, 
                 )
                 q = qkv[0, : heads * d].view(shared, heads // shared, d)
                 wanted = torch.softmax(q @ k.transpose(1, 2) * d**-0.5, -1) @ v
-                error = off(out.values[0], wanted.flatten())
+                error = off(out[0], wanted.flatten())
                 del k, v
 
                 def launch(n: int, reading: Reading = reading, table: Tensor = table) -> None:
@@ -280,7 +341,7 @@ def main() -> None:
             except Exception:  # noqa: BLE001
                 print("FAILED", name, " | ".join(traceback.format_exc().splitlines()[-3:]), flush=True)
             torch.cuda.empty_cache()
-    print(f"{time.perf_counter() - began:.0f} s")
+    print(f"{time.perf_counter() - began:.0f} s", ONE)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """What test_fused_step runs in a process of its own, whose kernels are interpreted from the start."""
 
 import sys
-from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from codellama.runtime import fused_step, fused_tuning
+from codellama.runtime import fused_step
 from codellama.runtime.cache import CacheKind, KVCache
 from codellama.runtime.config import ModelConfig
-from codellama.runtime.fused_products import Activations, Matrix, Product, Tile
-from codellama.runtime.fused_step import FusedStep, fits
+from codellama.runtime.fused_step import FusedStep, Matrix, Product, Reading, fits
 from codellama.runtime.int4 import unpack_words
 from codellama.runtime.layers import RMSNorm
-from codellama.runtime.linear import Int4Linear, Int8Linear, Quantisation
+from codellama.runtime.linear import Int4Linear, Quantisation
 from codellama.runtime.model import Transformer
 from codellama.runtime.weights.loading import fill
 
@@ -46,6 +44,9 @@ def a_step(shared: int, quantize: Quantisation | None, cache: CacheKind | None) 
     model = _model(shared, quantize, cache)
     assert fits(model)
     step = FusedStep(model)
+    kept = model.new_cache(8).keys.dtype
+    assert step.reads(kept) == (shared == 2 or cache is None), "what no GPU has run is torch's"
+    fused_step.READINGS.setdefault((shared < 2, kept), Reading(64, 4, 2))
     caches, plain = ([model.new_cache(room) for room in (8, 80)] for _ in range(2))
     prompt = torch.arange(70)[None] % 48
     for one in (caches[1], plain[1]):
@@ -67,63 +68,23 @@ def _step(step: FusedStep, ids: torch.Tensor, caches: list[KVCache]) -> torch.Te
     return logits
 
 
-def integers(bits: int, rows: int, gated: bool) -> float:
-    """How far a product of packed rows is off, and what it packs: behind its norm, gated or added."""
+def four_bits(rows: int, gated: bool) -> float:
+    """How far a product is off, with the norm before it, gated or added to what is there."""
     chance = torch.Generator().manual_seed(0)
-    whole = torch.randn(64, 192, generator=chance)
-    layer = Int4Linear(whole, words=True) if bits == 4 else Int8Linear(whole)
-    weight = (
-        unpack_words(layer.packed, layer.scales, layer.group).float()
-        if isinstance(layer, Int4Linear)
-        else layer.dequantised()
-    )
-    norm, then = RMSNorm(192, 1e-5), RMSNorm(32 if gated else 64, 1e-5)
-    then.weight.data.fill_(2)
-    device = torch.device("cpu")
-    x, out = Activations(192, device, packed=True), Activations(32 if gated else 64, device, packed=True)
-    x.values.copy_(torch.randn(16, 192, generator=chance))
-    x.pack()
-    out.values.fill_(1)
-    wanted = norm(x.values[:rows]) @ weight.T
+    layer = Int4Linear(torch.randn(64, 512, generator=chance), words=True)
+    weight = unpack_words(layer.packed, layer.scales, layer.group).float()
+    norm = RMSNorm(512, 1e-5)
+    x, out = torch.randn(16, 512, generator=chance), torch.ones(16, 32 if gated else 64)
+    wanted = norm(x[:rows]) @ weight.T
     wanted = functional.silu(wanted[:, :32]) * wanted[:, 32:] if gated else wanted + 1
-    tile = Tile(16, 4, 4, 1)  # which does not divide the inputs
-    Product(Matrix.of(layer), norm, gated, not gated, then, tile, tile).launch(x, out, rows)
-    assert (out.values[4:] == 1).all(), "other rows are left alone"
-    packed = out.unpacked()[:rows]
-    squares = out.numbers[:rows, 2].sum(-1)
-    return max(
-        _off(out.values[:rows], wanted), _off(packed, 2 * wanted), _off(squares, wanted.square().sum(-1))
-    )
-
-
-def chosen(folder: Path) -> float:
-    """Whether the fastest tile that computes rightly is taken, and known again: 0 or 1."""
-    chance = torch.Generator().manual_seed(0)
-    layers = [Int8Linear(torch.randn(64, 64, generator=chance)) for _ in range(2)]
-    places = [[Product(Matrix.of(layer), RMSNorm(64, 1e-5), gated=True) for layer in layers]]
-    slow, quick, outrun = Tile(16, 4, 4, 1), Tile(16, 2, 4, 1), Tile(16, 8, 4, 1)
-    broken = Tile(16, 3, 4, 1)  # no power of two
-    fused_tuning.PACKED_TILES[True, "int8"] = (slow, broken, quick, outrun)
-    times = {slow: 2.0, quick: 1.0, outrun: 3.0}
-    fused_tuning._seconds = lambda products, *_: times[products[0].few]  # type: ignore[assignment, index]
-    fused_tuning.torch.cuda.get_device_name = lambda _: "none"  # type: ignore[attr-defined]
-    found = fused_tuning.choose(places, few=True, packed=True, folder=folder)
-    fused_tuning._seconds = None  # type: ignore[assignment]
-    again = fused_tuning.choose(places, few=True, packed=True, folder=folder)
-    fused_tuning._seconds = lambda *_: 1.0  # type: ignore[assignment]
-    fused_tuning.off = lambda *_: 0.5  # type: ignore[assignment]
-    try:
-        wrong = bool(fused_tuning.choose(places * 2, few=True, packed=True, folder=folder))
-    except RuntimeError:
-        wrong = False
-    return float(wrong or (found, again) != ([quick], [quick]))
+    Product(Matrix.of(layer), norm, gated, add=not gated).launch(x, out, rows)
+    assert (out[rows:] == 1).all(), "other rows are left alone"
+    return _off(out[:rows], wanted)
 
 
 if __name__ == "__main__":
     fused_step._PROGRAMS = 4  # the interpreter runs one after another
     if sys.argv[1] == "step":
         print(a_step(int(sys.argv[2]), *(None if word == "none" else word for word in sys.argv[3:])))  # type: ignore[arg-type]
-    elif sys.argv[1] == "chosen":
-        print(chosen(Path(sys.argv[2])))
     else:
-        print(max(integers(*case) for case in ((4, 1, True), (4, 3, False), (8, 1, False), (8, 3, True))))
+        print(max(four_bits(rows, gated) for rows in (1, 3) for gated in (False, True)))

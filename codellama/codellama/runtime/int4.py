@@ -1,12 +1,15 @@
 """Weights in four bits: what is rounded to what, and how our own kernels keep them.
 
-A kernel's thread reads 32 neighbouring weights at once, as four words of four bytes: a byte's lower half
-is a weight of the first 16, its upper half one of the last 16, each in their order. So one instruction takes
-four neighbours out of a word, as it multiplies them with four inputs.
+A kernel's thread reads four words of eight weights at once, while its neighbours read the next ones, so
+that their inputs stand side by side too: of 256 inputs, word 4 l + t holds 4 l + t, 32 more, 64 more and
+so on, the first in the lowest bits. Inputs that share a scale are those of whole fours of words.
 """
 
 import torch
 from torch import Tensor
+
+# Inputs within which words are dealt out.
+CHUNK = 256
 
 
 def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,12 +39,14 @@ def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
 def pack_words(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Weights [N, K] as words, int32 [N, K / 8], and scales, int32 [N, K / group].
 
-    A scale's lower half is the scale, its upper half the middle, both bfloat16.
+    K is a multiple of 256. A scale's lower half is the scale, its upper half the middle, both bfloat16.
     """
-    count = weight.shape[0]
-    steps, scale, middle = quantise_int4(weight.float(), group)
-    low, high = steps.view(count, -1, 2, 16).unbind(2)
-    words = (low | high << 4).to(torch.uint8).view(torch.int32)  # [N, C, 4]
+    count, width = weight.shape
+    dealt = weight.float().view(count, -1, 8, 8, 4).transpose(2, 3)  # [N, C, l, i, t]
+    steps, scale, middle = quantise_int4(dealt.reshape(count, width), group)
+    words = torch.zeros(count, width // 32, 4, dtype=torch.int32, device=weight.device)
+    for i, part in enumerate(steps.view(count, -1, 8, 4).unbind(2)):  # [N, C l, t]
+        words |= part << 4 * i
     halves = torch.stack((scale, middle), dim=-1).bfloat16()  # [N, G, 2]
     return words.view(count, -1), halves.view(torch.int32).squeeze(-1)
 
@@ -49,7 +54,8 @@ def pack_words(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
 def unpack_words(words: Tensor, scales: Tensor, group: int) -> Tensor:
     """The weights that are computed with, bfloat16 [N, K]."""
     count = words.shape[0]
-    pairs = words.view(torch.uint8).view(count, -1, 16)
-    steps = torch.stack((pairs & 15, pairs >> 4), dim=2)  # [N, C, 2, 16]
+    places = torch.arange(0, 32, 4, device=words.device, dtype=torch.int32)
+    steps = words.view(count, -1, 1, 4) >> places[:, None] & 15  # [N, C l, i, t]
     scale, middle = scales.view(torch.bfloat16).view(count, -1, 2, 1).float().unbind(2)  # [N, G, 1]
-    return ((steps.view(count, -1, group) - 8.0) * scale + middle).bfloat16().view(count, -1)
+    weight = (steps.view(count, -1, group) - 8) * scale + middle
+    return weight.bfloat16().view(count, -1, 8, 8, 4).transpose(2, 3).reshape(count, -1)

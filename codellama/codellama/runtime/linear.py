@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from codellama.runtime.cache import pack
-from codellama.runtime.int4 import pack_words, quantise_int4, unpack_words
+from codellama.runtime.int4 import CHUNK, pack_words, quantise_int4, unpack_words
 
 Quantisation = Literal["int8", "int4", "fp8"]
 # How int8 weights are multiplied: with activations in bfloat16, or in two halves of int8.
@@ -24,8 +24,6 @@ _FINE = 254.0
 _FEW = 16
 # Sizes in which int4 weights share a scale; smaller ones cost more memory and lose less.
 GROUPS = (32, 64, 128)
-# The one that our own kernels for a GPU take: there, bytes read are what a step costs.
-_GPU_GROUP = 64
 # Weights that are written out at once.
 _PIECE = 2**27
 # The widest input whose products of int8 cannot overflow an int32 sum.
@@ -123,22 +121,18 @@ class Int4Linear(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        group: int | None = None,
-        words: bool | None = None,
+        self, weight: Tensor, bias: Tensor | None = None, group: int = 32, words: bool | None = None
     ) -> None:
-        """Quantises `weight` [N, K]; K is a multiple of `group`, by default 32, or 64 in `words`.
+        """Quantises `weight` [N, K]; K is a multiple of `group`, and of 256 in `words`.
 
         `words` are how our own kernels for a GPU keep weights; by default where `weight` lies on one.
         """
         super().__init__()
         outputs, inputs = weight.shape
         self.words = weight.device.type == "cuda" if words is None else words
-        self.group = group = group or (_GPU_GROUP if self.words else GROUPS[0])
         assert group in GROUPS
-        assert inputs % group == 0
+        assert inputs % (CHUNK if self.words else group) == 0
+        self.group = group
         self.out_features, self.in_features = outputs, inputs
         if self.words:
             packed, scales = pack_words(weight, group)
@@ -209,7 +203,7 @@ def quantised(
     weight: Tensor, bias: Tensor | None, kind: Quantisation, few: Kernel = "bfloat16", many: Kernel = "halves"
 ) -> nn.Module:
     """The layer that computes with `weight` [N, K] in fewer bits; int8 where they have no kernel for it."""
-    whole = _GPU_GROUP if weight.device.type == "cuda" else GROUPS[0]
+    whole = CHUNK if weight.device.type == "cuda" else GROUPS[0]
     if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % whole == 0:
         return Int4Linear(weight, bias)
     if kind == "fp8" and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:

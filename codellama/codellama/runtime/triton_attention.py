@@ -3,8 +3,7 @@
 A cache is split among programs, each with a softmax of its own; the one that finishes last puts the parts
 together. Keys and values are read as they are kept: in the model's dtype, int8 or fp8. The first part also
 turns the new key, packs it and its value, and writes them to the cache. Where a sequence's cache lies and
-how far it is filled is read from memory, so that one CUDA graph serves every cache and length. With PACK
-the result is packed for `triton_integers` too.
+how far it is filled is read from memory, so that one CUDA graph serves every cache and length.
 """
 
 # mypy: ignore-errors
@@ -14,7 +13,6 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from codellama.runtime.triton_integers import pack_blocks
 from codellama.runtime.triton_products import UNITS
 
 # What a row of the table tells of a sequence, int64: addresses of keys, values and their scales, how many
@@ -116,19 +114,7 @@ def _write(
 
 @triton.jit
 def _join(
-    parts,
-    tops,
-    counts,
-    out,
-    codes,
-    numbers,
-    row,
-    head,
-    S: tl.constexpr,
-    KV: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    PACK: tl.constexpr,
+    parts, tops, counts, out, row, head, S: tl.constexpr, KV: tl.constexpr, G: tl.constexpr, D: tl.constexpr
 ):
     """The parts' softmaxes as one, by the last program of a head; the count begins anew."""
     tl.debug_barrier()
@@ -143,11 +129,6 @@ def _join(
             part = tl.load(parts + at[:, None] * D + d[None, :], mask=some[:, None], other=0.0)
             mixed = tl.sum(part * factor[:, None], axis=0) / tl.sum(total * factor, axis=0)
             tl.store(out + ((row * KV + head) * G + g) * D + d, mixed)
-            if PACK:
-                blocks = tl.reshape(mixed, [D // 16, 16])
-                i = tl.arange(0, D // 16)
-                block = (head * G + g) * (D // 16) + i
-                pack_blocks(blocks, blocks, codes, numbers, row, block, i < D // 16, KV * G * D)
         tl.store(counts + row * KV + head, 0)
 
 
@@ -159,8 +140,6 @@ def attend_one(
     tops,
     counts,
     out,
-    codes,
-    numbers,
     layer,
     factor,
     S: tl.constexpr,
@@ -171,7 +150,6 @@ def attend_one(
     INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
-    PACK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Where every query head has keys of its own: qkv [B, 3 KV D] float32 to out [B, KV D].
@@ -228,7 +206,7 @@ def attend_one(
     tl.store(parts + at * D + d, tl.sum(mixed * share[:, None], axis=0))
     tl.store(tops + 2 * at, highest)
     tl.store(tops + 2 * at + 1, tl.sum(total * share, axis=0))
-    _join(parts, tops, counts, out, codes, numbers, row, head, S, KV, 1, D, PACK)
+    _join(parts, tops, counts, out, row, head, S, KV, 1, D)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -239,8 +217,6 @@ def attend_groups(
     tops,
     counts,
     out,
-    codes,
-    numbers,
     layer,
     factor,
     S: tl.constexpr,
@@ -252,7 +228,6 @@ def attend_groups(
     INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
-    PACK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Where G query heads share keys: the same on matrix units, qkv [B, (G + 2) KV D] to out [B, G KV D]."""
@@ -304,4 +279,4 @@ def attend_groups(
     tl.store(parts + at[:, None] * D + d[None, :], mixed, mask=(g < G)[:, None])
     tl.store(tops + 2 * at, top, mask=g < G)
     tl.store(tops + 2 * at + 1, total, mask=g < G)
-    _join(parts, tops, counts, out, codes, numbers, row, head, S, KV, G, D, PACK)
+    _join(parts, tops, counts, out, row, head, S, KV, G, D)

@@ -2,8 +2,8 @@
 
 A decode step is bound by reading weights, so all that stands around a product is done in passing: the
 RMSNorm before it (a factor that is known only after the loop), SwiGLU between two of them, the sum with
-what was there. Activations are float32; weights are float, fp8 or int8. What is launched with which numbers
-stands in `fused_products`. With TRITON_INTERPRET=1 the kernels run on a CPU: so they are tested.
+what was there. Activations are float32; weights are float, int8, fp8 or int4. What is launched with which
+numbers stands in `fused_step`. With TRITON_INTERPRET=1 the kernels run on a CPU: so they are tested.
 """
 
 # mypy: ignore-errors
@@ -12,8 +12,6 @@ stands in `fused_products`. With TRITON_INTERPRET=1 the kernels run on a CPU: so
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-from codellama.runtime.triton_integers import pack_blocks
 
 # Bits of an integer where a float's fraction stands are that integer times 2^-149; inputs times UP make
 # products of them that are no longer so small, in units of UNIT.
@@ -138,40 +136,158 @@ def product_one(
 
 
 @triton.jit
+def _four_bits(w, scales, x0, x1, x2, x3, x4, x5, x6, x7, whole):
+    """What words [BN, BW] of eight weights add to the sums, in units of 2^-53.
+
+    A nibble where it stands is a float below the least exponent, q 2^(b - 149), so no instruction converts
+    it: its input carries 2^(96 - b) for that. `whole` is the sum of the eight inputs.
+    """
+    down = w >> 12
+    p = (w & 0xF).to(tl.float32, bitcast=True) * x0[None, :]
+    p += (w & 0xF0).to(tl.float32, bitcast=True) * x1[None, :]
+    p += (w & 0xF00).to(tl.float32, bitcast=True) * x2[None, :]
+    p += (w & 0xF000).to(tl.float32, bitcast=True) * x3[None, :]
+    p += (w & 0xF0000).to(tl.float32, bitcast=True) * x4[None, :]
+    p += (down & 0xF00).to(tl.float32, bitcast=True) * x5[None, :]
+    p += (down & 0xF000).to(tl.float32, bitcast=True) * x6[None, :]
+    p += (down & 0xF0000).to(tl.float32, bitcast=True) * x7[None, :]
+    step = (scales << 16).to(tl.float32, bitcast=True)
+    middle = (scales & -65536).to(tl.float32, bitcast=True)
+    return step * p + (middle - 8.0 * step) * whole[None, :]
+
+
+@triton.jit
+def _input(x, gain, place, inside, NORM: tl.constexpr):
+    """Inputs at some places, what they are multiplied with, and their squares."""
+    v = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    square = v * v
+    if NORM:
+        v = v * tl.load(gain + place, mask=inside, other=0.0).to(tl.float32)
+    return v, square
+
+
+@triton.jit
+def _words(weight, scales, row, start, j, words, groups, GROUP: tl.constexpr):
+    """Some words of some rows with their scales, as far as there are any."""
+    word = start + j
+    inside = (word < words)[None, :]
+    w = tl.load(weight + row * words + word[None, :], mask=inside, other=0)
+    s = tl.load(scales + row * groups + word[None, :] // (GROUP // 8), mask=inside, other=0)
+    return w, s
+
+
+@triton.jit
+def int4_one(
+    x,
+    gain,
+    weight,
+    scales,
+    out,
+    n,
+    k,
+    words,
+    eps,
+    GROUP: tl.constexpr,
+    GATED: tl.constexpr,
+    NORM: tl.constexpr,
+    ADD: tl.constexpr,
+    BN: tl.constexpr,
+    BW: tl.constexpr,
+    STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """out [n] of x [k] and words [n or 2n, k / 8], scales [n or 2n, k / GROUP] of two bfloat16 each."""
+    if PDL:
+        gdc_launch_dependents()
+    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    groups = k // GROUP
+    j = tl.arange(0, BW)
+    first = tl.zeros([BN, BW], tl.float32)
+    second = tl.zeros([BN, BW], tl.float32)
+    squares = tl.zeros([BW], tl.float32)
+    row, up_row = rows[:, None].to(tl.int64), (rows[:, None] + n).to(tl.int64)
+    if AHEAD:
+        next_w, next_s = _words(weight, scales, row, 0, j, words, groups, GROUP)
+        if GATED:
+            next_u, next_t = _words(weight, scales, up_row, 0, j, words, groups, GROUP)
+    if PDL:
+        gdc_wait()
+    for start in tl.range(0, words, BW, num_stages=STAGES):
+        word = start + j
+        inside = word < words
+        if AHEAD:
+            w, s = next_w, next_s
+            next_w, next_s = _words(weight, scales, row, start + BW, j, words, groups, GROUP)
+            if GATED:
+                u, t = next_u, next_t
+                next_u, next_t = _words(weight, scales, up_row, start + BW, j, words, groups, GROUP)
+        else:
+            w, s = _words(weight, scales, row, start, j, words, groups, GROUP)
+            if GATED:
+                u, t = _words(weight, scales, up_row, start, j, words, groups, GROUP)
+        place = word // 32 * 256 + word % 32
+        x0, q0 = _input(x, gain, place + 0, inside, NORM)
+        x1, q1 = _input(x, gain, place + 32, inside, NORM)
+        x2, q2 = _input(x, gain, place + 64, inside, NORM)
+        x3, q3 = _input(x, gain, place + 96, inside, NORM)
+        x4, q4 = _input(x, gain, place + 128, inside, NORM)
+        x5, q5 = _input(x, gain, place + 160, inside, NORM)
+        x6, q6 = _input(x, gain, place + 192, inside, NORM)
+        x7, q7 = _input(x, gain, place + 224, inside, NORM)
+        squares += q0 + q1 + q2 + q3 + q4 + q5 + q6 + q7
+        whole = (x0 + x1 + x2 + x3 + x4 + x5 + x6 + x7) * UNIT
+        x0, x1, x2, x3 = x0 * UP, x1 * (UP / 16), x2 * (UP / 256), x3 * (UP / 4096)
+        x4, x5, x6, x7 = x4 * (UP / 65536), x5 * (UP / 256), x6 * (UP / 4096), x7 * (UP / 65536)
+        first += _four_bits(w, s, x0, x1, x2, x3, x4, x5, x6, x7, whole)
+        if GATED:
+            second += _four_bits(u, t, x0, x1, x2, x3, x4, x5, x6, x7, whole)
+    total, other = tl.sum(first, axis=1) / UNIT, tl.sum(second, axis=1) / UNIT
+    _finish(out, rows, total, other, squares, k, eps, GATED, NORM, ADD)
+
+
+@triton.jit
 def _units(w):
     """Numbers of any kind for matrix units."""
     return w.to(tl.float32).to(tl.bfloat16).to(UNITS)
 
 
+@triton.jit
+def _inputs(x, gain, place, inside, row, k, batch, NORM: tl.constexpr):
+    """The same of up to 16 rows: [places, 16]."""
+    there = inside[:, None] & (row[None, :] < batch)
+    v = tl.load(x + row[None, :].to(tl.int64) * k + place[:, None], mask=there, other=0.0).to(tl.float32)
+    square = v * v
+    if NORM:
+        v = v * tl.load(gain + place, mask=inside, other=0.0).to(tl.float32)[:, None]
+    return v, square
+
+
 @triton.jit(do_not_specialize=["batch"])
 def product_many(
-    codes,
-    numbers,
+    x,
+    gain,
     weight,
     scale,
     out,
-    gain,
-    next_codes,
-    next_numbers,
     batch,
     n,
     k,
+    words,
     eps,
+    GROUP: tl.constexpr,
     GATED: tl.constexpr,
     NORM: tl.constexpr,
     SCALED: tl.constexpr,
     ADD: tl.constexpr,
-    PACK: tl.constexpr,
-    GAIN: tl.constexpr,
-    SQUARES: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """out [batch, n] of inputs [16, k] in bfloat16, of which `batch` rows count, on matrix units.
+    """out [batch, n] of x [batch, k], at most 16 rows, on matrix units in bfloat16.
 
-    With PACK the results, times `gain` with GAIN, are handed on in bfloat16 as well.
+    Weights as in the kernels for one row; BK counts words of eight weights where GROUP tells of int4.
     """
     if PDL:
         gdc_launch_dependents()
@@ -181,26 +297,47 @@ def product_many(
     columns = tl.arange(0, BK)
     first = tl.zeros([BN, 16], tl.float32)
     second = tl.zeros([BN, 16], tl.float32)
+    squares = tl.zeros([16], tl.float32)
     kept = tl.minimum(rows, n - 1)
     here, there = kept[:, None].to(tl.int64), (kept[:, None] + n).to(tl.int64)
-    for start in tl.range(0, k, BK, num_stages=STAGES):
-        column = start + columns
-        inside = column < k
-        w = tl.load(weight + here * k + column[None, :], mask=inside[None, :], other=0.0)
-        if GATED:
-            u = tl.load(weight + there * k + column[None, :], mask=inside[None, :], other=0.0)
-        v = tl.load(codes + row[None, :] * k + column[:, None], mask=inside[:, None], other=0.0).to(UNITS)
-        first = tl.dot(_units(w), v, first)
-        if GATED:
-            second = tl.dot(_units(u), v, second)
+    if GROUP:
+        groups = k // GROUP
+        for start in tl.range(0, words, BK, num_stages=STAGES):
+            word = start + columns
+            inside = word < words
+            group = word[None, :] // (GROUP // 8)
+            w = tl.load(weight + here * words + word[None, :], mask=inside[None, :], other=0)
+            s = tl.load(scale + here * groups + group, mask=inside[None, :], other=0)
+            if GATED:
+                u = tl.load(weight + there * words + word[None, :], mask=inside[None, :], other=0)
+                t = tl.load(scale + there * groups + group, mask=inside[None, :], other=0)
+            for i in tl.static_range(8):
+                v, square = _inputs(
+                    x, gain, word // 32 * 256 + word % 32 + 32 * i, inside, row, k, batch, NORM
+                )
+                squares += tl.sum(square, axis=0)
+                v = v.to(tl.bfloat16).to(UNITS)
+                first = tl.dot(_nibbles(w, s, i), v, first)
+                if GATED:
+                    second = tl.dot(_nibbles(u, t, i), v, second)
+    else:
+        for start in tl.range(0, k, BK, num_stages=STAGES):
+            column = start + columns
+            inside = column < k
+            w = tl.load(weight + here * k + column[None, :], mask=inside[None, :], other=0.0)
+            if GATED:
+                u = tl.load(weight + there * k + column[None, :], mask=inside[None, :], other=0.0)
+            v, square = _inputs(x, gain, column, inside, row, k, batch, NORM)
+            squares += tl.sum(square, axis=0)
+            v = v.to(tl.bfloat16).to(UNITS)
+            first = tl.dot(_units(w), v, first)
+            if GATED:
+                second = tl.dot(_units(u), v, second)
     if SCALED:
         first = first * tl.load(scale + kept)[:, None]
         if GATED:
             second = second * tl.load(scale + n + kept)[:, None]
     if NORM:
-        lane = tl.arange(0, SQUARES)[None, :]
-        at = numbers + (row * 3 + 2)[:, None] * (k // 16) + lane
-        squares = tl.sum(tl.load(at, mask=lane < k // 16, other=0.0), axis=1)
         factor = tl.rsqrt(squares / k + eps)
         first = first * factor[None, :]
         second = second * factor[None, :]
@@ -211,27 +348,22 @@ def product_many(
     if ADD:
         first = first + tl.load(target, mask=written, other=0.0)
     tl.store(target, first, mask=written)
-    if PACK:
-        times = first
-        if GAIN:
-            times = first * tl.load(gain + kept).to(tl.float32)[:, None]
-        i = tl.arange(0, BN)  # as many blocks of 16 as outputs, in 16 rows
-        block = tl.program_id(0) * (BN // 16) + i % (BN // 16)
-        flat, raw = tl.reshape(tl.trans(times), [BN, 16]), tl.reshape(tl.trans(first), [BN, 16])
-        inside = (i // (BN // 16) < batch) & (block * 16 < n)
-        pack_blocks(flat, raw, next_codes, next_numbers, i // (BN // 16), block, inside, n)
 
 
 @triton.jit
-def embed(ids, table, out, gain, codes, numbers, width, PACK: tl.constexpr, BLOCK: tl.constexpr):
-    """out [B, width] float32: the rows of a table that ids [B] name; with PACK, times `gain`, packed too."""
+def _nibbles(w, scales, i: tl.constexpr):
+    """The i-th weight of each word, in bfloat16."""
+    step = (scales << 16).to(tl.float32, bitcast=True)
+    middle = (scales & -65536).to(tl.float32, bitcast=True)
+    return ((((w >> (4 * i)) & 15) - 8).to(tl.float32) * step + middle).to(tl.bfloat16).to(UNITS)
+
+
+@triton.jit
+def embed(ids, table, out, width, BLOCK: tl.constexpr):
+    """out [B, width] float32: the rows of a table that ids [B] name."""
     row = tl.program_id(0)
-    block = tl.program_id(1) * (BLOCK // 16) + tl.arange(0, BLOCK // 16)
-    column = block[:, None] * 16 + tl.arange(0, 16)[None, :]
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     token = tl.load(ids + row).to(tl.int64)
-    value = tl.load(table + token * width + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + column, value, mask=inside)
-    if PACK:
-        times = value * tl.load(gain + column, mask=inside, other=0.0).to(tl.float32)
-        pack_blocks(times, value, codes, numbers, row, block, block * 16 < width, width)
+    value = tl.load(table + token * width + column, mask=inside, other=0.0)
+    tl.store(out + row * width + column, value.to(tl.float32), mask=inside)
