@@ -32,10 +32,13 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 def cache_folder() -> Path:
     """Where what is made once for a machine lies; `CODELLAMA_NATIVE` names another place, as tests do."""
-    import platformdirs
-
-    named = os.environ.get("CODELLAMA_NATIVE")
-    return Path(named) if named else platformdirs.user_cache_path("codellama") / "native"
+    if named := os.environ.get("CODELLAMA_NATIVE"):
+        return Path(named)
+    try:
+        import platformdirs
+    except ModuleNotFoundError:  # a GPU machine whose packages are used as they are
+        return Path.home() / ".cache" / "codellama" / "native"
+    return platformdirs.user_cache_path("codellama") / "native"
 
 
 def native_library(folder: Path | None = None, patience_s: float = PATIENCE_S) -> ctypes.CDLL | None:
