@@ -124,10 +124,9 @@ class Record:
                 print(
                     self._name, figure.name, f"{figure.value:.4g}", f"{figure.unit}{mark}{note}", flush=True
                 )
-        except Exception:  # noqa: BLE001 - a minute of a GPU is worth more than a clean end
-            tail = traceback.format_exc(limit=-4).strip()
-            self.missing[what] = tail[-1500:]
-            print(f"{self._name} FAILED {what}\n{tail}", flush=True)
+        except Exception as failure:  # noqa: BLE001 - a minute of a GPU is worth more than a clean end
+            self.missing[what] = f"{type(failure).__name__}: {failure}"[:1500]  # its place is printed only
+            print(f"{self._name} FAILED {what}\n{traceback.format_exc(limit=-4).strip()}", flush=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         print(f"  {what}: {time.monotonic() - began:.1f} s", flush=True)
