@@ -41,8 +41,8 @@ def test_its_prompt_is_code_llamas_layout(pocket: Engine) -> None:
 
 
 def test_it_is_small() -> None:
-    """It travels with the package: under 12 MB in all."""
-    assert sum(file.stat().st_size for file in locate(POCKET).rglob("*") if file.is_file()) < 12e6
+    """It travels with the package: under 64 MB in all, as was promised."""
+    assert sum(file.stat().st_size for file in locate(POCKET).rglob("*") if file.is_file()) < 64e6
 
 
 def test_it_loads_without_torchs_compiler() -> None:
