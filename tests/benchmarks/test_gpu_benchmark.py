@@ -16,7 +16,7 @@ from benchmarks.report import Figure
 from codellama.runtime.layers import attend, causal_mask
 
 PROJECT = Path(__file__).resolve().parents[2]
-# What a GPU machine's image does not bring, and nothing is installed there.
+# What the benchmark must do without: it is run from its sources beside a torch that is there.
 LACKING = ("platformdirs", "gguf", "pygls", "lsprotocol", "tree_sitter")
 BARE = f"""
 import runpy, sys

@@ -203,6 +203,15 @@ def test_what_is_taken_back(prefix: str, healing: Healing | None) -> None:
     assert plan_healing(INDEX, TOKENIZER.encode(prefix)) == healing
 
 
+def test_a_line_that_has_ended_is_never_taken_back() -> None:
+    """Though pieces reach over its end, and over the indentation that follows it."""
+    pieces = [*(bytes([byte]) for byte in range(256)), b"    ", b"\n    \n", b"\n    ", b"     "]
+    index = PieceIndex(pieces)
+    for tail in ([ord("x"), ord("\n")], [ord("x"), 258], [ord("x"), 257]):
+        assert plan_healing(index, tail) is None
+    assert plan_healing(index, [ord("x"), ord("\n"), 256]) == Healing(1, b"    ")
+
+
 def test_words_begin_with_their_space() -> None:
     """No piece goes on from two spaces: the second may still begin a word, once the first is spelled."""
     pieces = [*(bytes([byte]) for byte in range(256)), b"  ", b" a"]

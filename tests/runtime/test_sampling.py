@@ -34,3 +34,13 @@ def test_only_the_allowed_are_chosen() -> None:
     assert chosen(Sampling(1.0, seed=1), [2, 3]) == {2, 3}
     _, logprob = Sampler(Sampling(), torch.device("cpu")).choose(LOGITS, [2, 3])
     assert math.isclose(math.exp(logprob), 0.75, rel_tol=1e-5)
+
+
+def test_what_is_barred_keeps_its_probability() -> None:
+    """The likeliest of the rest is taken, and is as unlikely as the model thinks it."""
+    for sampling in (Sampling(), Sampling(1.0, seed=3)):
+        sampler = Sampler(sampling, torch.device("cpu"))
+        best = int(LOGITS.argmax())
+        token, logprob = sampler.choose(LOGITS, barred=(best,))
+        assert token != best
+        assert math.isclose(logprob, float(LOGITS.log_softmax(-1)[token]), rel_tol=1e-5)

@@ -49,12 +49,13 @@ class Answer:
 
     def allowed(self) -> list[int] | None:
         """The ids that may come next; None for all."""
-        spelled = self._spelling.allowed() if self._spelling else None
+        return self._spelling.allowed() if self._spelling else None
+
+    def barred(self) -> frozenset[int]:
+        """The ids that may not come next, likely or not: what would leave a line blank that is asked for."""
         if not self._prompt.fills_line or self._text.text.strip():
-            return spelled
-        if spelled is None:
-            return self._index.unbroken
-        return [i for i in spelled if i not in self._index.breaking]
+            return frozenset()
+        return self._index.breaking | self._prompt.stop_ids
 
     def take(self, token: int, logprob: float) -> bool:
         """Adds one id to the answer; whether more are wanted."""

@@ -181,6 +181,7 @@ class Engine:
             sampler=sampler,
             take=answer.take,
             allowed=answer.allowed,
+            barred=answer.barred,
             cancelled=cancelled,
             interactive=waited_for and isinstance(request, InfillRequest),
         )

@@ -45,11 +45,6 @@ class PieceIndex:
         """The pieces that end a line before they say anything."""
         return frozenset(i for i in self._ids if self.pieces[i].lstrip(b" \t")[:1] in (b"\n", b"\r"))
 
-    @cached_property
-    def unbroken(self) -> list[int]:
-        """All other pieces: text, no control tokens."""
-        return [i for i in self._ids if i not in self.breaking]
-
     def single_bytes(self, text: bytes) -> list[int]:
         """The pieces of one byte each that spell `text`."""
         return [self._ids[bisect_left(self._texts, bytes([byte]))] for byte in text]
@@ -78,17 +73,25 @@ def plan_healing(index: PieceIndex, tail: Sequence[int]) -> Healing | None:
     than one space, the last token, since words begin with their space. A line that has ended stays so:
     pieces of several line breaks reach over its end, and with it taken back a model says an empty line.
     """
-    if not index.spells_anything or (tail and index.pieces[tail[-1]].endswith((b"\n", b"\r"))):
+    if not index.spells_anything:
         return None
     best: Healing | None = None
     text = b""
     for count, token in enumerate(reversed(tail[-_MOST_TOKENS:]), 1):
+        if _ends_line(index.pieces[token]):
+            break
         text = index.pieces[token] + text
         if _whole(text) and index.reaches_over(text):
             best = Healing(count, text)
     if best is None and tail:
         last = index.pieces[tail[-1]]
-        if len(last) > 1 and last.endswith(b" ") and _whole(last) and index.reaches_over(b" "):
+        if (
+            len(last) > 1
+            and last.endswith(b" ")
+            and not _ends_line(last)
+            and _whole(last)
+            and index.reaches_over(b" ")
+        ):
             best = Healing(1, last)
     return best
 
@@ -118,6 +121,10 @@ class Spelling:
         before, piece = self._left, self._index.pieces[token]
         self._left = before[len(piece) :]
         return piece[len(before) :]
+
+
+def _ends_line(piece: bytes) -> bool:
+    return b"\n" in piece or b"\r" in piece
 
 
 def _whole(text: bytes) -> bool:

@@ -129,7 +129,7 @@ class Int4Linear(nn.Module):
         """
         super().__init__()
         outputs, inputs = weight.shape
-        self.words = weight.device.type == "cuda" if words is None else words
+        self.words = weight.device.type != "cpu" if words is None else words
         assert group in GROUPS
         assert inputs % (CHUNK if self.words else group) == 0
         self.group = group
@@ -203,7 +203,7 @@ def quantised(
     weight: Tensor, bias: Tensor | None, kind: Quantisation, few: Kernel = "bfloat16", many: Kernel = "halves"
 ) -> nn.Module:
     """The layer that computes with `weight` [N, K] in fewer bits; int8 where they have no kernel for it."""
-    whole = CHUNK if weight.device.type == "cuda" else GROUPS[0]
+    whole = GROUPS[0] if weight.device.type == "cpu" else CHUNK
     if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % whole == 0:
         return Int4Linear(weight, bias)
     if kind == "fp8" and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:

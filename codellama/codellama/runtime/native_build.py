@@ -36,7 +36,7 @@ def cache_folder() -> Path:
         return Path(named)
     try:
         import platformdirs
-    except ModuleNotFoundError:  # a GPU machine whose packages are used as they are
+    except ModuleNotFoundError:  # run from its sources beside a torch that was there, not installed
         return Path.home() / ".cache" / "codellama" / "native"
     return platformdirs.user_cache_path("codellama") / "native"
 

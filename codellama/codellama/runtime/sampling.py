@@ -1,6 +1,6 @@
 """Chooses the next token from logits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -28,11 +28,14 @@ class Sampler:
         """Whether the likeliest id is always chosen."""
         return self._temperature == 0
 
-    def choose(self, logits: Tensor, allowed: Sequence[int] | None = None) -> tuple[int, float]:
+    def choose(
+        self, logits: Tensor, allowed: Sequence[int] | None = None, barred: Collection[int] = ()
+    ) -> tuple[int, float]:
         """The next id and its log-probability under the model (temperature 1), from logits [V].
 
-        With `allowed` the others are impossible, and the probability is one among the allowed. A GPU is
-        waited for once.
+        With `allowed` the others are impossible, and the probability is one among the allowed. What is
+        `barred` is not chosen, and keeps its share of the probability: a model that wants nothing else is
+        unsure of all else. A GPU is waited for once.
         """
         if allowed is not None:
             places = torch.tensor(allowed, device=logits.device)
@@ -41,6 +44,8 @@ class Sampler:
         if self._top:
             values, ids = logprobs.topk(min(self._top, logprobs.shape[0]))
             self.likeliest = list(zip(ids.tolist(), values.tolist(), strict=True))
+        if barred:
+            logits = logits.index_fill(0, torch.tensor(sorted(barred), device=logits.device), -torch.inf)
         if self.greedy:
             return _read(logits.argmax(), logprobs)
         weights = torch.softmax(logits.float() / self._temperature, dim=-1)

@@ -9,7 +9,7 @@ turns would bring is that the first waits as long as the last.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,7 @@ class Job:
     """One request in flight: prompt ids go in, ids with log-probabilities come out through `take`.
 
     `take` gets each id as it is chosen and says whether more are wanted; `allowed` names the ids that may
-    come next, None for all. `interactive` jobs overtake the others.
+    come next, None for all, and `barred` those that may not. `interactive` jobs overtake the others.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Job:
         sampler: Sampler,
         take: Callable[[int, float], bool],
         allowed: Callable[[], Sequence[int] | None],
+        barred: Callable[[], Collection[int]],
         cancelled: Callable[[], bool],
         interactive: bool,
     ) -> None:
@@ -47,7 +48,8 @@ class Job:
         self.sequence = list(ids)  # with what was run of the answer
         self.positions = positions
         self.sampler = sampler
-        self.take, self.allowed, self.cancelled = take, allowed, cancelled
+        self.take, self.cancelled = take, cancelled
+        self.allowed, self.barred = allowed, barred
         self.interactive = interactive
         self.drafter: Drafter | None = PromptLookup(ids) if sampler.greedy else None
         self.session: Session | None = None
@@ -207,7 +209,7 @@ class Scheduler:
         chosen: list[tuple[Job, int]] = []
         for job in jobs:
             assert job.logits is not None
-            token, logprob = job.sampler.choose(job.logits, job.allowed())
+            token, logprob = job.sampler.choose(job.logits, job.allowed(), job.barred())
             if job.take(token, logprob):
                 chosen.append((job, token))
             else:
@@ -238,7 +240,7 @@ class Scheduler:
         draft: list[int] = []
         if drafter is not None:
             drafter.extend((token,))
-            if job.allowed() is None:
+            if job.allowed() is None and not job.barred():
                 draft = drafter.draft(
                     min(cache.capacity - cache.length - 1, job.positions - cache.length - 1)
                 )
