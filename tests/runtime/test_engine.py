@@ -227,16 +227,3 @@ def test_damaged_checkpoints(tmp_path: Path, tiny: Path, damage: str) -> None:
         config.write_text(config.read_text().replace('"default"', '"yarn"'))
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         load_engine(str(tmp_path))
-
-
-def test_the_pocket_model() -> None:
-    """It is inside the package, under 12 MB, infills, and comes with its card."""
-    from codellama.runtime.locate import locate
-
-    folder = locate("pocket")
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 12_000_000
-    assert (folder / "README.md").is_file()
-    engine = load_engine("pocket")
-    assert engine.config.can_infill
-    result = engine.infill("import os\n\n\ndef read(path):\n    with open(", ") as file:\n", max_tokens=8)
-    assert result.stats.tokens > 0
