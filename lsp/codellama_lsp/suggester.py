@@ -128,7 +128,7 @@ class Suggester:
         self.prepare(wanted.place.index, wanted.place.path)
         if done.text:
             self._look_ahead(wanted, done.text, settings)
-        elif self._is_cold(wanted):
+        elif self._is_cold(wanted, settings):
             self._start_ahead(replace(wanted, invoked=False), settings)
         return done.text
 
@@ -139,7 +139,7 @@ class Suggester:
         client = await self._engine.client(settings)
         if self._engine.info is not None:
             self._pace.told(self._engine.info.prefill_rate, self._engine.info.decode_rate)
-        warm = ahead or not self._is_cold(wanted)
+        warm = ahead or not self._is_cold(wanted, settings)
         room = self._room(settings, warm=warm)
         began = time.monotonic()
         try:
@@ -150,9 +150,11 @@ class Suggester:
         except TimeoutError:
             return replace(NOTHING, filters=("deadline",))
         took = time.monotonic() - began
-        self._pace.learn(done.stats, None if ahead else took)
-        if warm:
-            self._pace.warmed(*_spot(wanted))
+        # Of an answer that was cut off the figures say nothing, and its prompt may not have been computed.
+        if done.finish_reason != "cancelled":
+            self._pace.learn(done.stats, None if ahead else took)
+            if warm:
+                self._pace.warmed(*_spot(wanted))
         self._status.answered(round(1000 * took), done.stats.reused_tokens)
         return done
 
@@ -160,9 +162,12 @@ class Suggester:
         most = settings.completion
         return self._pace.room(most.latency_ms / 1000, most.max_tokens, completion.MOST_BYTES, warm=warm)
 
-    def _is_cold(self, wanted: Wanted) -> bool:
-        """Whether the server knows nothing of this place's prompt, so that it must be short."""
-        return not self._pace.is_warm(*_spot(wanted))
+    def _is_cold(self, wanted: Wanted, settings: Settings) -> bool:
+        """Whether the server knows nothing of this place's prompt, so that it must be short.
+
+        Where nothing is asked ahead, a place would stay cold for ever: there the first prompt is long.
+        """
+        return settings.completion.speculate and not self._pace.is_warm(*_spot(wanted))
 
     def _look_ahead(self, wanted: Wanted, text: str, settings: Settings) -> None:
         """Ask for what follows a suggestion once it was accepted, after it was looked at for a while."""

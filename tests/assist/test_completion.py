@@ -5,6 +5,7 @@ language server drive the real one.
 """
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 
@@ -31,13 +32,15 @@ class StandIn(ModelClient):
         self.text = text
         self.request = InfillRequest("", "")
         self.mean_logprob: float | None = None
+        self.steps: tuple[tuple[int, float], ...] = ()
 
     async def infill(
         self, request: InfillRequest, *, model: str | None = None, deadline_s: float | None = None
     ) -> Result:
         self.request = request
         packed = tuple(Packed(extra.filename, 5, kept=True) for extra in request.extras)
-        return Result(self.text, (), "stop", Stats(tokens=3, mean_logprob=self.mean_logprob), packed)
+        stats = Stats(tokens=3, mean_logprob=self.mean_logprob)
+        return Result(self.text, (), "stop", stats, packed, self.steps)
 
 
 def run(client: StandIn, index: Index | None, query: CompletionQuery = QUERY) -> Completion:
@@ -157,6 +160,15 @@ def test_unknown_names_demote(index: Index) -> None:
     client.text = "retry_dalay(first)"
     done = run(client, index)
     assert (done.text, done.unknown) == ("", ("retry_dalay",))
+
+
+def test_an_unknown_name_is_no_part_of_another(index: Index) -> None:
+    """It demotes what holds it as a word: not the beginning before it, whose word only ends alike."""
+    client = StandIn("prefetch_it + n.fetch_it(1)")
+    client.mean_logprob = -3.0
+    client.steps = ((11, math.log(0.4)), (13, 0.0), (15, 0.0), (24, -3.0), (27, 0.0))
+    done = run(client, index)
+    assert (done.text, done.unknown) == ("prefetch_it + n", ("fetch_it",))
 
 
 def test_a_slow_or_broken_index_costs_the_snippets_only(

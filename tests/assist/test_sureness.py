@@ -88,7 +88,23 @@ def test_of_beginnings_the_one_that_promises_most() -> None:
     """Sureness against length: neither one sure word nor a long one that is hardly so."""
     offers = [Offer("abc", 0.6, whole=False), Offer("abc = defgh", 0.5, whole=False), Offer("x" * 99, 0.1)]
     assert pick(offers) == offers[1]
-    assert pick(offers[:1], least=1.3) is None, "a beginning needs less than a line"
+
+
+def test_a_beginning_must_be_surer_than_a_line() -> None:
+    """By a quarter of what a line needs; what a line needs is not enough for it."""
+    line, beginning = Offer("value", 0.22), Offer("value", 0.22, whole=False)
+    assert pick([line], least=0.2) == line
+    assert pick([beginning], least=0.2) is None
+    surer = replace(beginning, sure=0.26)
+    assert pick([surer], least=0.2) == surer
+
+
+def test_of_two_who_say_what_the_model_says_the_surer_counts() -> None:
+    """In whichever order the file and the repository come."""
+    model = Offer("delay(1)", 0.1)
+    guesses = [Offer("delay(1)", 0.6, SURE), Offer("delay(1)", 0.1, DOUBTFUL)]
+    for both in (guesses, guesses[::-1]):
+        assert pick([model, *both], least=0.2) == replace(model, sure=0.6)
 
 
 def test_what_filtering_moved_is_found_again() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from codellama.assist.completion import Completion
 from codellama.assist.pace import Room
-from codellama.runtime.records import Stats
+from codellama.runtime.records import FinishReason, Stats
 from codellama_lsp import completion, suggester
 from codellama_lsp.cache import Cursor
 from codellama_lsp.completion import Place
@@ -22,6 +22,7 @@ from codellama_lsp.suggester import Suggester, Wanted
 
 TEXT = "def first():\n    pass\n\n\n" + "x = 1\n" * 400
 SETTINGS = Settings(CompletionSettings(debounce=False))
+NOT_AHEAD = Settings(CompletionSettings(debounce=False, speculate=False))
 
 
 def wanted(offset: int, uri: str = "file:///a.py", text: str = TEXT) -> Wanted:
@@ -29,10 +30,10 @@ def wanted(offset: int, uri: str = "file:///a.py", text: str = TEXT) -> Wanted:
 
 
 class Model:
-    """Answers `says` by offset, "" else; keeps offsets and rooms in order."""
+    """Answers `says` by offset, "" else, and `ends` so; keeps offsets and rooms in order."""
 
-    def __init__(self, says: dict[int, str]) -> None:
-        self.says = says
+    def __init__(self, says: dict[int, str], ends: FinishReason) -> None:
+        self.says, self.ends = says, ends
         self.asked: list[tuple[int, Room]] = []
 
     async def suggest(
@@ -41,7 +42,7 @@ class Model:
         self.asked.append((place.offset, room))
         text = self.says.get(place.offset, "")
         stats = Stats(prompt_tokens=400, prefill_s=0.1, decode_s=0.05, tokens=10)
-        return Completion(text, (), (), stats, "stop", (), said=text)
+        return Completion(text, (), (), stats, self.ends, (), said=text)
 
 
 @pytest.fixture
@@ -49,8 +50,12 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Model]:
     """Runs a scenario with a suggester whose server told its rates, and hands back the model."""
     monkeypatch.setattr(suggester, "_LOOK_S", 0.02)
 
-    def begin(says: dict[int, str], scenario: Callable[[Suggester], Coroutine[Any, Any, None]]) -> Model:
-        model = Model(says)
+    def begin(
+        says: dict[int, str],
+        scenario: Callable[[Suggester], Coroutine[Any, Any, None]],
+        ends: FinishReason = "stop",
+    ) -> Model:
+        model = Model(says, ends)
         monkeypatch.setattr(completion, "suggest", model.suggest)
 
         async def client(settings: Settings) -> None:
@@ -118,3 +123,36 @@ def test_what_is_not_asked_ahead_yet_is_not_waited_for(run: Callable[..., Model]
 
     model = run({100: "value", 105: "()"}, scenario)
     assert [offset for offset, _ in model.asked][:2] == [100, 105]
+
+
+def test_where_nothing_is_asked_ahead_every_prompt_is_long(run: Callable[..., Model]) -> None:
+    """Nothing else would make a place known to the server; nor is an empty answer's place asked again."""
+
+    async def scenario(asks: Suggester) -> None:
+        for offset in (100, 2203):
+            await asks.ask(wanted(offset), NOT_AHEAD)
+            await asyncio.sleep(0.1)
+        await asks.ask(wanted(100, "file:///b.py"), SETTINGS)
+
+    model = run({100: "value"}, scenario)
+    assert [offset for offset, _ in model.asked] == [100, 2203, 100]
+    said, empty, short = (room.prompt_bytes for _, room in model.asked)
+    assert min(said, empty) > 3 * short
+
+
+def test_an_answer_that_was_cut_off_teaches_nothing(
+    run: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for next is sized as before, and the place is as unknown to the server as another."""
+    monkeypatch.setattr(suggester, "_LOOK_S", 60.0)
+
+    async def scenario(asks: Suggester) -> None:
+        await asks.ask(wanted(100), NOT_AHEAD)
+        for uri in ("file:///a.py", "file:///b.py"):
+            await asks.ask(wanted(100, uri), SETTINGS)
+
+    model = run({100: "value"}, scenario, ends="cancelled")
+    long, *short = (room for _, room in model.asked)
+    assert short[0] == short[1]
+    assert long.max_tokens == short[0].max_tokens
+    assert long.prompt_bytes == 4 * short[0].prompt_bytes

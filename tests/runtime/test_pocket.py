@@ -28,8 +28,8 @@ def test_it_loads_and_infills(pocket: Engine) -> None:
 
 
 def test_its_prompt_is_code_llamas_layout(pocket: Engine) -> None:
-    """Suffix first, however long the prefix: it is too small for the other way; the control ids stand between
-    the encoded texts."""
+    """Suffix first, however long the prefix, so that it stays cached while one types; the control ids stand
+    between the encoded texts."""
     tokens, encode = pocket.tokenizer.infill, pocket.tokenizer.encode
     assert tokens is not None
     ids = [pocket.tokenizer.bos_id, tokens.pre, tokens.suf, *encode("b\n"), tokens.mid, *encode("a = ")]

@@ -5,6 +5,7 @@ kept from one completion to the next.
 """
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass, field, replace
 
@@ -173,7 +174,7 @@ def _judged(
 
 def _doubted(offer: Offer, unknown: tuple[str, ...]) -> Offer:
     """Less sure, and standing no more by itself, for each name in it that exists nowhere."""
-    count = sum(name in offer.text for name in unknown)
+    count = len(set(unknown) & set(re.findall(r"\w+", offer.text)))
     return replace(offer, sure=offer.sure * names.DOUBT**count, stands=offer.stands and not count)
 
 

@@ -20,10 +20,8 @@ from codellama_index.walk import FoundFile, walk
 
 _READ_S = 0.05  # while someone waits for a guess
 _SLICE_S, _REST_S = 0.02, 0.01  # of reading while nobody waits, so that a guess never waits for long
-_LISTED_S, _LISTED_SHARE = (
-    20.0,
-    0.02,
-)  # between two looks which files there are, and of the time they may take
+_LISTED_S = 20.0  # at least, between two looks which files there are
+_LISTED_SHARE = 0.02  # of the time, that such looks may take
 _TEXT_BYTES = 4_000_000
 _FILE_BYTES = 200_000
 

@@ -54,7 +54,10 @@ def pick(offers: Sequence[Offer], least: float = SHOWN) -> Offer | None:
     Where the repository says what the model says, both speak for the model's text.
     """
     said = [offer for offer in offers if offer.whole and offer.guess is None]
-    guessed = {offer.text.strip(): offer.sure for offer in offers if offer.whole and offer.guess is not None}
+    guessed: dict[str, float] = {}  # this file and the repository may say the same: the surer counts
+    for offer in offers:
+        if offer.whole and offer.guess is not None:
+            guessed[offer.text.strip()] = max(offer.sure, guessed.get(offer.text.strip(), 0.0))
     agreed = [replace(one, sure=max(one.sure, guessed.get(_first(one.text), 0.0))) for one in said]
     agreeing = {_first(one.text) for one in said}
     others = [o for o in offers if o.whole and o.guess is not None and o.text.strip() not in agreeing]

@@ -27,8 +27,8 @@ from codellama.runtime.records import (
 from codellama.runtime.tokenizer import Tokenizer
 
 # Up to here the suffix goes first, so that it stays cached while one types; beyond, the larger part does. The
-# pocket model is too small to find the prefix's end again behind a suffix: with the suffix first it said the
-# line's rest exactly at 12 of 100 places, with the prefix first at none (codellama/training/LOG.md).
+# pocket model's goes first whatever its length, for the same reason: the third edition's weights could do no
+# other, the fourth's do both alike (codellama/training/LOG.md).
 SPM_TOKENS = 1024
 _CONTROL_IDS = 4  # BOS PRE SUF MID
 _CACHED_EXTRAS = 512
