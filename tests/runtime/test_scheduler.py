@@ -125,16 +125,17 @@ def _to_the_end(*streams: Generator[Piece, None, Result]) -> list[Result]:
     """The results of streams of which all are begun before any is read on."""
     for stream in streams:
         next(stream)
+    return [_rest(stream) for stream in streams]
 
-    def result(stream: Generator[Piece, None, Result]) -> Result:
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                found: Result = end.value
-                return found
 
-    return [result(stream) for stream in streams]
+def _rest(stream: Generator[Piece, None, Result]) -> Result:
+    """The result of a stream that is begun."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            found: Result = end.value
+            return found
 
 
 def test_what_nobody_waits_for_overtakes_nobody(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +310,24 @@ def test_a_teams_documents_keep_their_caches(deep: Path) -> None:
                 _prefilled(caches, ids, engine)
             assert (_prefilled(caches, prompts[0], engine) == BLOCK) == kept
             assert len(caches) == (len(prompts) if kept else sessions._SESSIONS)
+
+
+def test_an_error_spares_what_was_done_before(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last id of one completion and another's failure in the same step: the first has its answer."""
+    monkeypatch.setattr(PromptLookup, "draft", lambda self, most=MAX_DRAFT: [])
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    monkeypatch.setattr(type(engine._model), "batches", True)
+    done, failing = (
+        engine.stream(InfillRequest(text, "\n", (), n)) for text, n in (("def f(", 20), ("a", 99))
+    )
+    next(done)
+    next(failing)
+    # Both decode in one batch, so that the first to run by itself is the one that is left.
+    monkeypatch.setattr(scheduler.Scheduler, "_go_on", lambda *_: 1 / 0)
+    assert len(_rest(done).ids) == 20
+    with pytest.raises(ZeroDivisionError):
+        _rest(failing)
+    assert engine._scheduler.jobs == 0
 
 
 def test_an_error_reaches_its_caller_and_frees_the_engine(

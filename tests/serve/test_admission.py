@@ -251,6 +251,26 @@ def test_too_many_are_told_to_come_again() -> None:
     run(scenario())
 
 
+def test_who_is_refused_supersedes_nobody() -> None:
+    """The older request of its document goes on; one that waits leaves its room to the newer."""
+
+    async def scenario() -> None:
+        crowd = Crowd(Admission(interactive=1, per_client=1))
+        running = await crowd.come("running", "a", "doc")
+        waiting = await crowd.come("waiting", "a", "doc2")
+        with pytest.raises(ClientBusy):
+            await AsyncExitStack().enter_async_context(crowd.admission.turn(Ticket("a", True, "doc")))
+        assert not running.gone.is_set()
+        await crowd.come("newest", "a", "doc2")
+        assert waiting.gone.is_set()
+        await crowd.end("running")
+        await crowd.end("newest")
+        assert crowd.outcomes == {"running": True, "waiting": False, "newest": True}
+        assert not crowd.admission._newest
+
+    run(scenario())
+
+
 def test_who_leaves_takes_nothing_along() -> None:
     """A request that is cancelled, in the line or in its turn, frees its place and changes nobody's order."""
 

@@ -34,7 +34,7 @@ def test_texts_become_scores(served: Any, guard: str) -> None:
 
 
 def test_what_cannot_be_classified(served: Any, guard: str, tmp_path: Path) -> None:
-    """Wrong bodies, models that are not there and folders of something else are told apart."""
+    """Wrong bodies, more than one may ask, models that are not there and folders of something else."""
     with served.http() as http:
         answers = [
             http.post("/classify", json={"model": guard, "input": ["a"]} | change)
@@ -44,9 +44,10 @@ def test_what_cannot_be_classified(served: Any, guard: str, tmp_path: Path) -> N
                 {"input": []},
                 {"input": [1]},
                 {"input": ["a"] * 257},
+                {"input": ["a" * 1000] * 200 + ["a"]},
                 {"model": "nobody/none"},
                 {"model": str(tmp_path)},
             )
         ]
-    assert [answer.status_code for answer in answers] == [400] * 5 + [404, 500]
-    assert [answer.json()["error"]["type"] for answer in answers[5:]] == ["UnknownModel", "CheckpointError"]
+    assert [answer.status_code for answer in answers] == [400] * 6 + [404, 500]
+    assert [answer.json()["error"]["type"] for answer in answers[6:]] == ["UnknownModel", "CheckpointError"]

@@ -42,7 +42,13 @@ def test_the_route_answers_as_openais(served: Any, mini_lm: str) -> None:
         packed = http.post("/v1/embeddings", json=body | {"encoding_format": "base64"}).json()
         wrong = [
             http.post("/v1/embeddings", json=body | change).status_code
-            for change in ({"input": []}, {"input": [1]}, {"model": ""}, {"encoding_format": "hex"})
+            for change in (
+                {"input": []},
+                {"input": [1]},
+                {"input": ["a" * 1000] * 200 + ["a"]},
+                {"model": ""},
+                {"encoding_format": "hex"},
+            )
         ]
     assert (plain["object"], [item["index"] for item in plain["data"]]) == ("list", [0, 1, 2])
     vectors = np.array([item["embedding"] for item in plain["data"]])
@@ -50,7 +56,7 @@ def test_the_route_answers_as_openais(served: Any, mini_lm: str) -> None:
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert all(isinstance(item["embedding"], str) for item in packed["data"])
-    assert wrong == [400] * 4
+    assert wrong == [400] * 5
 
 
 def test_what_is_no_embedding_model(served: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -210,6 +211,40 @@ def test_a_server_ends_in_the_middle_of_a_load(own_server: Path, wait_until: Cal
             assert daemon.stop(timeout_s=20)
         finally:
             process.kill()
+    assert [path.name for path in own_server.iterdir() if path.suffix != ".lock"] == []
+
+
+STUCK = """
+import threading
+from codellama.serve import __main__ as server, models
+class Classifier:
+    labels = ()
+    def scores(self, texts):
+        print("reads", flush=True)
+        threading.Event().wait()
+models.Models.classifier = lambda *_: Classifier()
+server.main()
+"""
+
+
+def test_a_server_ends_in_the_middle_of_texts(own_server: Path, wait_until: Callable[..., None]) -> None:
+    """Nothing stops a classifier that reads: whoever ends the server does not wait for it."""
+    command = [sys.executable, "-c", STUCK, "--quantize", "none"]
+    body = b'{"model": "any", "input": "a"}'
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: daemon.find() is not None or process.poll() is not None, HUNG)
+        try:
+            address = daemon.find()
+            assert address is not None
+            assert process.stdout is not None
+            head = f"Host: localhost\r\nAuthorization: Bearer {address.token}\r\nContent-Length: {len(body)}"
+            with socket.create_connection((address.host, address.port)) as asking:
+                asking.sendall(f"POST /classify HTTP/1.1\r\n{head}\r\n\r\n".encode() + body)
+                assert process.stdout.readline() == b"reads\n"
+                assert daemon.stop(timeout_s=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0
     assert [path.name for path in own_server.iterdir() if path.suffix != ".lock"] == []
 
 

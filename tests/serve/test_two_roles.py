@@ -63,6 +63,22 @@ def test_an_embedding_model_in_memory_waits_for_no_load() -> None:
         assert found == [model]
 
 
+def test_two_small_models_of_a_kind_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a folder is named it is one; of a third, the one that was used longest ago makes room."""
+    loads: list[str] = []
+
+    def load(name: str) -> EmbeddingModel:
+        loads.append(Path(name).name)
+        return object.__new__(EmbeddingModel)
+
+    monkeypatch.setattr(serve_models, "EmbeddingModel", load)
+    held = models(0, {"completion": "pocket"})
+    for name in ("a", "b", "a", "b/../a", "c", "a", "b"):
+        held.encoder(f"{tmp_path}/{name}")
+    assert loads == ["a", "b", "c", "b"]
+    assert len(held._encoders) == 2
+
+
 def test_idle_models_make_room(folders: tuple[Path, Path]) -> None:
     """The longest unused goes first, and comes back when it is wanted; those in use stay."""
     first, second = map(str, folders)

@@ -120,7 +120,10 @@ def prefill(model: LanguageModel, cache: Cache, ids: Sequence[int]) -> Tensor:
 
 @torch.inference_mode()
 def warm_up(model: LanguageModel) -> None:
-    """A short prompt and a step, so that a GPU's kernels are compiled before anyone waits for them."""
+    """A short prompt and a step, so that a GPU's kernels for them are compiled before anyone waits.
+
+    Of one sequence alone: steps of 2 to 16 together are compiled and captured when each is first used.
+    """
     cache = model.new_cache(BLOCK)
     ids = [0] * 32
     prefill(model, cache, ids)

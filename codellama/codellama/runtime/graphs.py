@@ -103,7 +103,11 @@ def fused_step(model: Transformer) -> "FusedStep | None":
 
 
 class GraphedModel:
-    """A transformer whose single steps run as captured; prompts, drafts and batches run as they were."""
+    """A transformer whose decode steps run as captured; prompts and drafts run as they were.
+
+    A step of one sequence is captured at load (`warm_up`). Where our kernels compute the model, steps of 2 to
+    16 sequences are captured too, each number when it is first used; all other batches run as they were.
+    """
 
     def __init__(self, model: Transformer) -> None:
         assert model.config.llama4 is None, "its chunks depend on numbers of the host"

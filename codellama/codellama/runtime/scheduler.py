@@ -188,8 +188,9 @@ class Scheduler:
                 self._decode(due)
         except Exception as error:  # noqa: BLE001 - it goes to those who wait for these jobs
             for job in due:
-                job.error = error
-                self._end(job)
+                if not job.ended:  # its answer may have been whole before the others' step
+                    job.error = error
+                    self._end(job)
 
     def _prefill(self, job: Job) -> None:
         """The next block of the prompt; reuses what a session has of it."""

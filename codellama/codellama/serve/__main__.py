@@ -25,9 +25,11 @@ from codellama.serve.models import Loading, Models
 from codellama.serve.security import Guard
 from codellama.serve.worker import Worker
 
-# Seconds: how long a load may hold up the start, and how long requests may go on after a signal to end.
+# Seconds: how long a load may hold up the start, how long requests may go on after a signal to end, and how
+# long the threads that nobody waits for any more have for the step that they are in.
 _LOADING_S = 10.0
 _GRACE_S = 2
+_STEP_S = 1.0
 
 
 def main() -> None:
@@ -90,7 +92,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         idle.cancel()
         daemon.withdraw(state)
         worker.close()
-    if worker.models.is_loading:  # minutes may be left of it, and who ended us waits
+    # Minutes may be left of a load, or of texts to classify, which nothing can stop, and who ended us waits.
+    if worker.models.is_loading or not await worker.ended(_STEP_S):
         logging.shutdown()
         os._exit(0)
 

@@ -66,13 +66,8 @@ class Admission:
         with False. Raises ServerBusy where too many wait, ClientBusy where too many of this client's do.
         """
         line = self._lines[ticket.interactive]
+        self._check(ticket, line)
         self._supersede(ticket)
-        if line.waiting() >= self._queue:
-            raise ServerBusy(
-                f"The model server has {line.waiting()} requests waiting: try again in a moment."
-            )
-        if line.waiting(ticket.client) >= self._per_client:
-            raise ClientBusy(f"{line.waiting(ticket.client)} requests of yours wait: let them end first.")
         line.add(ticket)
         try:
             await ticket.turn.wait()
@@ -86,6 +81,15 @@ class Admission:
         """In about how many seconds the queues of now will have been served."""
         expected = max(line.expected_s() for line in self._lines.values())
         return min(max(1, math.ceil(expected)), _LONGEST_RETRY_S)
+
+    def _check(self, ticket: Ticket, line: "_Line") -> None:
+        """Refuses a ticket that is one too many; an older one of its session leaves its room to it."""
+        older = self._newest.get((ticket.client, ticket.session)) if ticket.session is not None else None
+        leaves = older is not None and older.began is None and older.interactive == ticket.interactive
+        if (others := line.waiting() - leaves) >= self._queue:
+            raise ServerBusy(f"The model server has {others} requests waiting: try again in a moment.")
+        if (own := line.waiting(ticket.client) - leaves) >= self._per_client:
+            raise ClientBusy(f"{own} requests of yours wait: let them end first.")
 
     def _supersede(self, ticket: Ticket) -> None:
         if ticket.session is None:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from codellama.runtime.errors import InvalidRequest
 
 T = TypeVar("T")
+# Characters of all texts that one request has classified or embedded: nothing stops a model that reads them.
+MOST_TEXT = 200_000
 # The only way for half a surrogate pair into strictly decoded JSON.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -59,3 +61,16 @@ def field(body: dict[str, Any], name: str, kind: type[T], default: T) -> T:
     if not isinstance(value, kind):
         raise InvalidRequest(f"{name} is not of the type {kind.__name__}.")
     return value
+
+
+def texts(body: dict[str, Any], most: int) -> tuple[str, ...]:
+    """What `input` holds: a text, or 1 to `most` of them with at most `MOST_TEXT` characters together."""
+    found = body.get("input")
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise InvalidRequest("input is no text and no list of texts.")
+    if not 0 < len(found) <= most:
+        raise InvalidRequest(f"input holds {len(found)} texts: give 1 to {most}.")
+    if (size := sum(map(len, found))) > MOST_TEXT:
+        raise InvalidRequest(f"input holds {size} characters: give at most {MOST_TEXT} at once.")
+    return tuple(found)

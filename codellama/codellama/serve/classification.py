@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codellama.runtime.errors import InvalidRequest
-from codellama.serve.body import field
+from codellama.serve.body import field, texts
 
 _MOST = 256  # texts of one request
 
@@ -22,15 +22,10 @@ class ClassifyRequest:
 
 def read_request(body: dict[str, Any]) -> ClassifyRequest:
     """The request in a body; raises InvalidRequest."""
-    model, texts = field(body, "model", str, ""), body.get("input")
-    texts = [texts] if isinstance(texts, str) else texts
+    model = field(body, "model", str, "")
     if not model:
         raise InvalidRequest("model names no classifier: give a folder or a hub id.")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest("input is no text and no list of texts.")
-    if not 0 < len(texts) <= _MOST:
-        raise InvalidRequest(f"input holds {len(texts)} texts: give 1 to {_MOST}.")
-    return ClassifyRequest(model, tuple(texts))
+    return ClassifyRequest(model, texts(body, _MOST))
 
 
 def answer_body(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from codellama.runtime.errors import InvalidRequest, ServerError
+from codellama.serve.body import texts
 
 _MOST = 2048  # texts of one request, as OpenAI's
 
@@ -23,18 +24,14 @@ class EmbeddingRequest:
 
 def read_request(body: dict[str, Any]) -> EmbeddingRequest:
     """The request in a body; raises InvalidRequest."""
-    model, texts = body.get("model"), body.get("input")
-    texts = [texts] if isinstance(texts, str) else texts
+    model = body.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model names no embedding model: give a folder or a hub id.")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest("input is no text and no list of texts.")
-    if not 0 < len(texts) <= _MOST:
-        raise InvalidRequest(f"input holds {len(texts)} texts: give 1 to {_MOST}.")
+    given = texts(body, _MOST)
     kind = body.get("encoding_format", "float")
     if kind not in ("float", "base64"):
         raise InvalidRequest(f"encoding_format is {kind!r}: give float or base64.")
-    return EmbeddingRequest(model, tuple(texts), bool(body.get("question")), kind)
+    return EmbeddingRequest(model, given, bool(body.get("question")), kind)
 
 
 def request_body(request: EmbeddingRequest) -> dict[str, Any]:

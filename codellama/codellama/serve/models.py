@@ -21,7 +21,7 @@ from codellama.runtime.engine import Engine
 from codellama.runtime.errors import CheckpointError, CodellamaError, ServerBusy, UnknownModel
 from codellama.runtime.footprint import Precision, weight_bytes
 from codellama.runtime.load import load_engine
-from codellama.runtime.locate import locate
+from codellama.runtime.locate import is_path, locate
 from codellama.runtime.memory import usable_bytes
 from codellama.runtime.records import Result
 from codellama.runtime.weights.checkpoint import open_checkpoint
@@ -31,7 +31,7 @@ from codellama.serve.load_progress import load_progress
 _PRECISIONS: dict[str, Precision] = {"int8": "q8_0", "int4": "q4_0", "float32": "f32"}
 # A measured rate moves by this share towards that of the newest request, if that had so many tokens.
 _RECENT, _TELLING = 0.2, 4
-
+_SMALL = 2  # embedding models, and classifiers, that stay in memory
 
 S = TypeVar("S")
 
@@ -124,7 +124,7 @@ class Models:
                 resident.used_at = time.monotonic()
 
     def encoder(self, name: str) -> EmbeddingModel:
-        """The embedding model, loaded where it is not yet; they are small, and stay.
+        """The embedding model, loaded where it is not yet; they are small, and the last two stay.
 
         Raises as `EmbeddingModel` does, and UnknownModel where others than the owner use this server.
         """
@@ -137,13 +137,27 @@ class Models:
     def _small(self, name: str, loaded: dict[str, S], load: Callable[[str], S], kind: str) -> S:
         if self._only_roles:
             raise UnknownModel(f"There is no {kind} here: ask a server on your own machine.")
-        if (there := loaded.get(name)) is not None:  # without waiting for another model's load
+        place = str(Path(name).expanduser().resolve()) if is_path(name) else name
+        if (there := self._kept(place, loaded)) is not None:  # without waiting for another model's load
             return there
         with self._load_lock:
-            if name not in loaded:
-                logging.info("loading the %s %s", kind, name)
-                loaded[name] = load(name)
-            return loaded[name]
+            if (there := self._kept(place, loaded)) is not None:  # another request has loaded it meanwhile
+                return there
+            logging.info("loading the %s %s", kind, name)
+            there = load(name)
+            with self._lock:
+                loaded[place] = there
+                while len(loaded) > _SMALL:
+                    del loaded[next(iter(loaded))]
+            return there
+
+    def _kept(self, place: str, loaded: dict[str, S]) -> S | None:
+        """The model if it is in memory; it is then the last in the order of use."""
+        with self._lock:
+            there = loaded.pop(place, None)
+            if there is not None:
+                loaded[place] = there
+            return there
 
     def measured(self, name: str, result: Result) -> None:
         """Takes what an answer took into the model's rates."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from codellama.runtime.engine import Engine
 from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
@@ -34,7 +34,7 @@ class Worker:
         places = GPU_PLACES if models.on_gpu else INTERACTIVE_PLACES
         self.admission = admission or Admission(places)
         self._threads = ThreadPoolExecutor(places + OTHER_PLACES, thread_name_prefix="model")
-        self._places: set[asyncio.Future[None]] = set()
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def load(self, name: str) -> None:
         """Loads the model unless it is loaded; raises as `Models.using` does."""
@@ -71,6 +71,7 @@ class Worker:
         """Runs `work`, which nothing can stop, in a thread once it is its turn."""
         async with self.admission.turn(Ticket(client, interactive=False)):
             done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            self._keep(done)
             try:
                 return await asyncio.shield(done)
             finally:
@@ -110,8 +111,7 @@ class Worker:
         # A task of its own: whoever leaves may be cancelled again and again, and the place is free no sooner
         # than the engine is, a step later at most.
         held = asyncio.ensure_future(place())
-        self._places.add(held)
-        held.add_done_callback(self._places.discard)
+        self._keep(held)
         try:
             while True:
                 item = await pieces.get()
@@ -128,6 +128,17 @@ class Worker:
     def close(self) -> None:
         """Ends the threads, each once its running step is done."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def ended(self, within_s: float) -> bool:
+        """Whether all that is under way ends within so many seconds."""
+        if not self._under_way:
+            return True
+        _, left = await asyncio.wait(self._under_way, timeout=within_s)
+        return not left
+
+    def _keep(self, work: asyncio.Future[Any]) -> None:
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
 
     def _loaded(self, name: str) -> None:
         with self.models.using(name):
