@@ -47,6 +47,18 @@ def test_a_cache_that_grows_keeps_what_it_held(engine: Engine, tiny: Path) -> No
     assert (warm.ids, warm.stats.mean_logprob) == (cold.ids, cold.stats.mean_logprob)
 
 
+def test_the_caches_of_a_small_model_stay_small(tiny: Path) -> None:
+    """Whatever memory there is, they hold no more than eight whole contexts, and prompts go on from them."""
+    engine = load_engine(str(tiny), device="cpu")
+    room = engine.config.max_context
+    prompts = ["".join(chr(97 + (n * k) % 26) for k in range(room - 40)) for n in range(3, 16)]
+    for prompt in prompts:
+        engine.complete(prompt, 2)
+    one = engine._model.position_bytes * room
+    assert 4 * one < engine._sessions.nbytes <= 8 * one
+    assert engine.complete(prompts[-1] + "a", 2).stats.reused_tokens > 0
+
+
 def test_cancel_ends_at_once(engine: Engine) -> None:
     """Once `cancelled` says so, not one more token comes; the engine is free for the next."""
     count = 0

@@ -39,6 +39,8 @@ from codellama.runtime.tokenizer import Tokenizer
 # Of the memory that is free at load, what the caches of earlier prompts may keep: a quarter, and half of a
 # GPU's, which few others use: 100,000 tokens of a 7B take 52 GB.
 _CACHE_SHARE, _GPU_CACHE_SHARE = 4, 2
+# And no more whole contexts than this, or a small model's caches would be most of what its server takes.
+_CACHED_CONTEXTS = 8
 # How many of the likeliest tokens are told at most, as OpenAI has it.
 _MOST_LOGPROBS = 20
 
@@ -74,7 +76,8 @@ class Engine:
         cached = model.position_bytes + (draft.position_bytes if draft else 0)
         self._needs = generation_needs(self.config, model.dtype, model.block, cached)
         share = _GPU_CACHE_SHARE if self._device.type == "cuda" else _CACHE_SHARE
-        budget = usable_bytes(self._device) // share
+        most = _CACHED_CONTEXTS * cached * self.config.max_context
+        budget = min(usable_bytes(self._device) // share, most)
         self._sessions = Sessions(model.new_cache, budget, model.resume_every)
         drafts = (draft, Sessions(draft.new_cache, budget // 4, draft.resume_every)) if draft else None
         self._scheduler = Scheduler(model, self._sessions, drafts)
