@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     memory = Memory(file.text for file in corpus.read(arguments.corpus))
     held_out = corpus.read(arguments.corpus.with_name("held-out.jsonl.xz"))
-    engine = load_engine(arguments.model)
+    engine = load_engine(arguments.model, quantize="auto")
     chance = random.Random(0)  # noqa: S311 - seeded places, not a secret
     long, copied, longest = 0, 0, ""
     for _ in range(arguments.limit):
