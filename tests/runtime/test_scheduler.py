@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Generator
 from itertools import groupby
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_what_nobody_waits_for_overtakes_nobody(deep: Path, monkeypatch: pytest.
         order.append(job.interactive)
         prefill(self, job)
         while len(order) == 1 and jobs.jobs < 2:  # the completion comes while the first block runs
-            ahead.join(0.001)
+            time.sleep(0.001)
 
     monkeypatch.setattr(scheduler.Scheduler, "_prefill", watched)
     ahead.start()
