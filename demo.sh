@@ -3,7 +3,7 @@
 set -eu
 question="where is it checked that memory has room for a request?"
 file="cli/codellama_cli/infill.py"
-before="    from code"
+before="    settings"
 line=$(grep -n "^$before" "$file" | head -n 1 | cut -d: -f1)
 place="$file:$line:$((${#before} + 1))"
 
