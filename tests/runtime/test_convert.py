@@ -372,7 +372,9 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path: Path, tiny: Path) ->
 
 
 @pytest.mark.parametrize("destination", ["x.gguf", "x"])
-def test_an_interrupt_leaves_nothing(tmp_path: Path, tiny: Path, destination: str) -> None:
+def test_an_interrupt_leaves_nothing(
+    tmp_path: Path, tiny: Path, destination: str, request: pytest.FixtureRequest
+) -> None:
     """Ctrl-C in the middle ends the work, and there is no file, whole or half."""
     heard = []
 
@@ -381,6 +383,9 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, tiny: Path, destination: st
         if done > of / 2:
             signal.raise_signal(signal.SIGINT)
 
+    # Whoever starts the tests in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         convert(tiny, tmp_path / destination, "f32", progress=interrupt)
     assert len(heard) > 3
