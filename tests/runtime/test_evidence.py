@@ -121,7 +121,8 @@ def test_any_prefix_is_answered(prefix: str) -> None:
     evidence = Evidence()
     evidence.put("empty.py", "")
     evidence.put("a.py", OTHER)
-    evidence.rest_of_line(prefix, prefix)
+    guess = evidence.rest_of_line(prefix, prefix)
+    assert guess is None or ("\n" not in guess.text and 0 < guess.confidence < 1)
 
 
 def test_a_guess_never_reaches_past_its_line() -> None:
