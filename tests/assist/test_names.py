@@ -18,6 +18,17 @@ CASES = [
     ("def fresh(a):\n    return fresh(a - 1)", "", "", ()),
     ('print("nobody_knows(this)")', "", "", ()),
     ("len(sorted(x))", "", "", ()),
+    ("gx\n", "    self.conf", "", ("confgx",)),
+    ("confgx", "    self.", "", ("confgx",)),
+    ("ry_delay(n)", "    self.ret", "", ()),
+    ("retry_da", "x = ", "lay(n)", ("retry_dalay",)),
+    ("try_de", "x = re", "lay(n)", ()),
+    ("retry_dalay", "x = ", "(n)", ("retry_dalay",)),
+    ("(retry_dalay(1))", "x = retry_dalay", "", ()),
+    ("_dalay(n)", "from retry import retry\nx = retry", "", ("retry_dalay",)),
+    ("ody_knows(this)", '    print("nob', '")', ()),
+    ("ody_knows(this)}", '    print(f"{nob', '")', ("nobody_knows",)),
+    ("retry_dalay(n)", "x = y // ", "", ("retry_dalay",)),
 ]
 
 
@@ -25,7 +36,8 @@ CASES = [
 def test_names_that_exist_nowhere(
     index: Index, text: str, prefix: str, suffix: str, expected: tuple[str, ...]
 ) -> None:
-    """Not in the file, not in the repository, not in the language; a begun word counts as a whole."""
+    """Not in the file, not in the repository, not in the language; a word counts as a whole, with the dot or
+    bracket beside it, wherever in it the cursor stands."""
     assert unknown("new.py", text, prefix, suffix, index) == expected
 
 

@@ -6,6 +6,8 @@ A name that nobody has written yet is a doubt about a suggestion, never a proof.
 import builtins
 import keyword
 import re
+from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from codellama_index import Index
@@ -14,9 +16,11 @@ from codellama_index.errors import CodeIndexError
 DOUBT = 0.5
 """What one unknown name leaves of the sureness of a suggestion."""
 
-_USED = re.compile(r"(?:(?<=\.)([A-Za-z_]\w{2,})|\b([A-Za-z_]\w{2,})(?=\s*\())")
+_USED = re.compile(r"(?<=\.)[A-Za-z_]\w{2,}|\b[A-Za-z_]\w{2,}(?=\s*\()")
 _WORD = re.compile(r"[A-Za-z_]\w{2,}")
-_QUIET = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?:#|//)[^\n]*")
+_TEXT = r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'"
+_QUIET = re.compile(rf"{_TEXT}|(?:#|//)[^\n]*")
+_QUIET_PYTHON = re.compile(rf"(?P<fields>\b(?:[fF][rR]?|[rR][fF]))?(?:{_TEXT})|#[^\n]*")
 _DEFINED = re.compile(r"\b(?:def|class|fn|func|function|let|const|var|as|for|import)\s+([A-Za-z_]\w*)")
 
 _METHODS = {name for kind in (str, bytes, list, dict, set, tuple, int, float) for name in dir(kind)}
@@ -35,23 +39,38 @@ def unknown(path: str, text: str, prefix: str, suffix: str, index: Index | None)
 
     Without an index nothing can be said to exist nowhere, so there are none.
     """
-    if index is None:
+    if index is None or not text:
         return ()
-    quiet = _QUIET.sub("", text)
-    used = dict.fromkeys(one or two for one, two in _USED.findall(quiet))
-    begun = re.search(r"\w*\Z", prefix)
-    first = re.match(r"\w*", text)
-    if begun and first and begun[0] and first[0]:  # the first word was begun before the cursor
-        whole = begun[0] + first[0]
-        used = {whole if name == first[0] else name: None for name in used}
     python = PurePosixPath(path).suffix in (".py", ".pyi", ".pyw")
-    known = set(_WORD.findall(prefix)) | set(_WORD.findall(suffix)) | set(_DEFINED.findall(quiet))
-    known |= _PYTHON if python else _OTHERS
-    if begun and begun[0]:  # what was begun is in the file only as far as it was typed
-        known.discard(begun[0])
+    before, after = prefix.rpartition("\n")[2], suffix.partition("\n")[0]
+    quiet = (_QUIET_PYTHON if python else _QUIET).sub(_blank, before + text + after)
+    start, end = len(before), len(before) + len(text)
+    # A name is the suggestion's if a letter of it is, wherever the others, its dot and its bracket stand.
+    used = dict.fromkeys(
+        found[0] for found in _USED.finditer(quiet) if found.start() < end and found.end() > start
+    )
+    # What was begun before the cursor, or goes on behind it, is in the file only as far as it was typed.
+    begun = _letters(reversed(before)) if _letters(text[:1]) else 0
+    rest = _letters(after) if _letters(text[-1:]) else 0
+    known = set(_WORD.findall(prefix[: len(prefix) - begun])) | set(_WORD.findall(suffix[rest:]))
+    known |= set(_DEFINED.findall(quiet)) | (_PYTHON if python else _OTHERS)
     doubtful = [name for name in used if name not in known]
     try:
         found = index.known_names(doubtful) if doubtful else set()
     except CodeIndexError:
         return ()
     return tuple(name for name in doubtful if name not in found)
+
+
+def _blank(quiet: re.Match[str]) -> str:
+    """Spaces for a text or a comment, so that all else stays in its place; fields of a text hold code."""
+    if quiet.groupdict().get("fields"):
+        return re.sub(
+            r"\{([^{}]*)\}|.", lambda part: f" {part[1]} " if part[1] is not None else " ", quiet[0]
+        )
+    return " " * len(quiet[0])
+
+
+def _letters(text: Iterable[str]) -> int:
+    """With how many letters of a word a text begins."""
+    return sum(1 for _ in takewhile(lambda letter: letter.isalnum() or letter == "_", text))
