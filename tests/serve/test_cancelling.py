@@ -4,6 +4,7 @@ A real client and server in one process, so that a test can hold the model still
 """
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -14,7 +15,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import uvicorn
+from runtime_support import write_classifier
 
 from codellama.runtime.model import Transformer
 from codellama.runtime.records import CompletionRequest, InfillRequest
@@ -30,6 +33,7 @@ from codellama.serve.security import Guard
 from codellama.serve.worker import Worker
 
 HUNG = 60.0
+HEAD = "Host: localhost\r\nAuthorization: Bearer secret\r\n"
 LONG = CompletionRequest("def add(a, b):\n", max_tokens=600)
 
 
@@ -200,7 +204,7 @@ def test_a_closed_connection_takes_its_request_along(
 ) -> None:
     """An editor that is killed, also while its request still waits for its turn."""
     body = b'{"prompt": "a", "max_tokens": 600, "temperature": 0}'
-    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\n{HEAD}"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def scenario() -> None:
@@ -219,6 +223,49 @@ def test_a_closed_connection_takes_its_request_along(
             gate.open()
             await until(lambda: admission.idle)
             assert gate.passes == gate.at
+
+    run(scenario())
+
+
+def test_leaving_takes_texts_out_of_the_line(
+    home: Path, models: Models, gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever waits to classify leaves the line at once; whoever is read, within a window of the model."""
+    model, _ = write_classifier(tmp_path, "deberta")
+    read = type(model).forward
+
+    def gated(self: torch.nn.Module, *args: Any, **more: Any) -> Any:
+        gate.passed()
+        return read(self, *args, **more)
+
+    monkeypatch.setattr(type(model), "forward", gated)
+    asked = {"model": str(tmp_path), "input": ["word " * 2000, "def f(): ...", "return 1"]}
+    body = json.dumps(asked).encode()
+    request = f"POST /classify HTTP/1.1\r\n{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def scenario() -> None:
+        gate.hold(at=2)
+        async with serving(models, monkeypatch, gate) as (admission, port):
+            writers = []
+            for _ in range(OTHER_PLACES + 2):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request)
+                writers.append(writer)
+            await until(lambda: (admission.running, admission.waiting) == (OTHER_PLACES, 2))
+            await asyncio.to_thread(gate.held.wait, HUNG)
+            for writer in writers:
+                writer.close()
+            await until(
+                lambda: (admission.running, admission.waiting) == (1, 0)
+            )  # while the model stands still
+            gate.open()
+            await until(lambda: admission.idle)
+            assert gate.passes == gate.at
+
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            assert b" 200 " in await reader.readline()  # nobody stands in the way of who comes after
+            writer.close()
 
     run(scenario())
 

@@ -5,7 +5,7 @@ kind, a Llama's included. Weights are read from safetensors alone, and nothing i
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +49,39 @@ class Classifier:
         self.labels: tuple[str, ...] = tuple(label for _, label in sorted(model.config.id2label.items()))
         self._turn = threading.Lock()
 
-    def scores(self, texts: Sequence[str]) -> list[list[float]]:
-        """[texts, labels], each row adding up to 1.
+    def scores(
+        self, texts: Sequence[str], cancelled: Callable[[], bool] = lambda: False
+    ) -> list[list[float]]:
+        """[texts, labels], each row adding up to 1; fewer rows once `cancelled`, asked before every window.
 
         A text longer than a window is read in several that overlap. The one counts in which the first label
         is least likely: in guard models it is the harmless one, and an attack does not hide in a long text.
         """
+        rows: list[list[float]] = []
         with self._turn:
-            return [min(self._of_windows(text), key=lambda scores: scores[0]) for text in texts]
+            for text in texts:
+                read: list[list[float]] = []
+                for window in self._windows(text):
+                    if cancelled():
+                        return rows
+                    read.append(self._of_window(window))
+                rows.append(min(read, key=lambda scores: scores[0]))
+        return rows
 
-    @torch.inference_mode()
-    def _of_windows(self, text: str) -> list[list[float]]:
-        config = self._model.config
-        windows = self._tokenizer(
+    def _windows(self, text: str) -> list[list[int]]:
+        """The ids of each; one at least, which is empty for a text of nothing."""
+        longest = getattr(self._model.config, "max_position_embeddings", None) or _WINDOW
+        found: list[list[int]] = self._tokenizer(
             text,
             truncation=True,
-            max_length=min(_WINDOW, getattr(config, "max_position_embeddings", None) or _WINDOW),
+            max_length=min(_WINDOW, longest),
             stride=_OVERLAP,
             return_overflowing_tokens=True,
         )["input_ids"]
-        found: list[list[float]] = []
-        for window in windows:
-            rows = torch.tensor([window or [config.pad_token_id or 0]])
-            found.append(self._model(rows).logits[0].float().softmax(-1).tolist())
         return found
+
+    @torch.inference_mode()
+    def _of_window(self, ids: list[int]) -> list[float]:
+        rows = torch.tensor([ids or [self._model.config.pad_token_id or 0]])
+        scores: list[float] = self._model(rows).logits[0].float().softmax(-1).tolist()
+        return scores

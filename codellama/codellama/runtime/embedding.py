@@ -5,7 +5,7 @@ id is looked for among what the user has fetched already.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,15 +54,29 @@ class EmbeddingModel:
             ) from error
         self._turn = threading.Lock()
 
-    def encode(self, texts: Sequence[str], question: bool = False) -> "NDArray[np.float32]":
-        """[texts, dimensions], each of length 1; some models are told which texts are questions."""
+    def encode(
+        self, texts: Sequence[str], question: bool = False, cancelled: Callable[[], bool] = lambda: False
+    ) -> "NDArray[np.float32]":
+        """[texts, dimensions], each of length 1; some models are told which texts are questions.
+
+        Fewer rows once `cancelled`, asked before every batch.
+        """
+        import numpy as np
+
         encode = self._model.encode_query if question else self._model.encode_document
+        order = sorted(range(len(texts)), key=lambda n: len(texts[n]), reverse=True)  # a batch is padded
+        rows: dict[int, NDArray[np.float32]] = {}
         with self._turn:
-            vectors: NDArray[np.float32] = encode(
-                list(texts),
-                batch_size=_BATCH,
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
-        return vectors
+            for first in range(0, len(order), _BATCH):
+                if cancelled():
+                    break
+                batch = order[first : first + _BATCH]
+                vectors = encode(
+                    [texts[n] for n in batch],
+                    batch_size=_BATCH,
+                    normalize_embeddings=True,
+                    convert_to_numpy=True,
+                    show_progress_bar=False,
+                )
+                rows |= zip(batch, vectors, strict=True)
+        return np.array([rows[n] for n in sorted(rows)], dtype=np.float32)

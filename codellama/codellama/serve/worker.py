@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from codellama.runtime.engine import Engine
 from codellama.runtime.records import InfillRequest, Piece, Request, Result, Stats
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Put = Callable[[Piece | Result | Exception], None]
+Gone = Callable[[], bool]  # whether nobody wants the answer any more
 
 
 class Worker:
@@ -35,6 +37,7 @@ class Worker:
         self.admission = admission or Admission(places)
         self._threads = ThreadPoolExecutor(places + OTHER_PLACES, thread_name_prefix="model")
         self._under_way: set[asyncio.Future[Any]] = set()
+        self._alone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by model
 
     async def load(self, name: str) -> None:
         """Loads the model unless it is loaded; raises as `Models.using` does."""
@@ -54,27 +57,39 @@ class Worker:
         self, name: str, texts: Sequence[str], question: bool, client: str
     ) -> "NDArray[np.float32]":
         """[texts, dimensions]; raises as `Models.encoder` and `Admission.turn` do."""
-        return await self._in_turn(client, lambda: self.models.encoder(name).encode(texts, question))
+
+        def work(gone: Gone) -> "NDArray[np.float32]":
+            return self.models.encoder(name).encode(texts, question, gone)
+
+        return await self._in_turn(client, name, work)
 
     async def classify(
         self, name: str, texts: Sequence[str], client: str
     ) -> tuple[tuple[str, ...], list[list[float]]]:
         """Labels, and [texts, labels] of scores; raises as `Models.classifier` and `Admission.turn` do."""
 
-        def work() -> tuple[tuple[str, ...], list[list[float]]]:
+        def work(gone: Gone) -> tuple[tuple[str, ...], list[list[float]]]:
             classifier = self.models.classifier(name)
-            return classifier.labels, classifier.scores(texts)
+            return classifier.labels, classifier.scores(texts, gone)
 
-        return await self._in_turn(client, work)
+        return await self._in_turn(client, name, work)
 
-    async def _in_turn(self, client: str, work: Callable[[], T]) -> T:
-        """Runs `work`, which nothing can stop, in a thread once it is its turn."""
-        async with self.admission.turn(Ticket(client, interactive=False)):
-            done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_turn(self, client: str, name: str, work: Callable[[Gone], T]) -> T:
+        """Runs `work` in a thread once it is its turn, one of a model at a time.
+
+        Whoever leaves gives the place up: at once while it waits, within a pass of the model while it runs, and
+        after the load where it is loaded.
+        """
+        ticket = Ticket(client, interactive=False)
+        # Here and not in the thread, which could not leave a line.
+        alone = self._alone.setdefault(name, asyncio.Lock())
+        async with self.admission.turn(ticket), alone:
+            done = asyncio.get_running_loop().run_in_executor(self._threads, work, ticket.gone.is_set)
             self._keep(done)
             try:
                 return await asyncio.shield(done)
             finally:
+                ticket.gone.set()
                 # The place is free once the thread is, whoever has left meanwhile.
                 await asyncio.wait({done})
 
