@@ -1,6 +1,7 @@
 """Tiny seeded checkpoints in Hugging Face's format, written by transformers and tiktoken's format."""
 
 import base64
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,14 @@ def write_classifier(folder: Path, kind: str) -> tuple[PreTrainedModel, PreTrain
         model = DebertaV2ForSequenceClassification(DebertaV2Config(**shape, **relative))
     model.eval().save_pretrained(folder)
     return model, tokenizer
+
+
+def write_encoder(folder: Path) -> None:
+    """A small embedding model as sentence-transformers lays it out: a Llama's last states, their mean."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    write_classifier(folder / "plain", "llama")
+    inner = Transformer(str(folder / "plain"))
+    SentenceTransformer(modules=[inner, Pooling(32)]).save(str(folder))
+    shutil.rmtree(folder / "plain")

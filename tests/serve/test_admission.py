@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Any
 
 import pytest
@@ -127,7 +127,7 @@ def test_texts_to_embed_or_classify_wait_in_the_same_line() -> None:
         go, at_work = threading.Event(), threading.Event()
 
         class Slow(Models):
-            def encoder(self, name: str) -> EmbeddingModel:
+            def encoder(self, name: str) -> AbstractContextManager[EmbeddingModel]:
                 at_work.set()
                 go.wait(20)
                 raise UnknownModel(name)

@@ -2,10 +2,13 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from runtime_support import write_classifier, write_encoder
 from tokenizer_support import write_llama3_chat
 
 from codellama.runtime.embedding import EmbeddingModel
@@ -37,6 +40,15 @@ def names(held: Models) -> set[str]:
     return {info.name for info in held.infos()}
 
 
+def there(held: Models) -> set[str]:
+    """Models of every kind that are in memory."""
+    return {resident.name for resident in held._residents.all()}
+
+
+def stored(folder: str) -> int:
+    return (Path(folder) / "model.safetensors").stat().st_size
+
+
 def test_a_request_means_the_model_of_its_role(folders: tuple[Path, Path]) -> None:
     """Without a name, or by the role's; any other name is a model's own."""
     both = models(0, {"completion": "pocket", "chat": str(folders[0])})
@@ -51,32 +63,82 @@ def test_a_request_means_the_model_of_its_role(folders: tuple[Path, Path]) -> No
         }
 
 
-def test_an_embedding_model_in_memory_waits_for_no_load() -> None:
+def test_an_embedding_model_in_memory_waits_for_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """A question is not held up by the minutes that another model takes to load."""
+    monkeypatch.setattr(serve_models, "EmbeddingModel", lambda name, device: SimpleNamespace(nbytes=0))
     held = models(0, {"completion": "pocket"})
-    held._encoders["mini"] = model = object.__new__(EmbeddingModel)
+    with held.encoder("mini") as model:
+        pass
     found: list[EmbeddingModel] = []
-    with held._load_lock:
-        asking = threading.Thread(target=lambda: found.append(held.encoder("mini")))
+
+    def ask() -> None:
+        with held.encoder("mini") as again:
+            found.append(again)
+
+    with held._residents._load_lock:
+        asking = threading.Thread(target=ask)
         asking.start()
         asking.join(10)
         assert found == [model]
 
 
 def test_two_small_models_of_a_kind_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a folder is named it is one; of a third, the one that was used longest ago makes room."""
+    """However a folder is named it is one; of a third, the one that was used longest ago makes room, if it is
+    not in use."""
     loads: list[str] = []
 
-    def load(name: str) -> EmbeddingModel:
+    def load(name: str, device: str) -> SimpleNamespace:
         loads.append(Path(name).name)
-        return object.__new__(EmbeddingModel)
+        return SimpleNamespace(nbytes=0)
 
     monkeypatch.setattr(serve_models, "EmbeddingModel", load)
     held = models(0, {"completion": "pocket"})
-    for name in ("a", "b", "a", "b/../a", "c", "a", "b"):
-        held.encoder(f"{tmp_path}/{name}")
+
+    def use(*names: str) -> None:
+        for name in names:
+            with held.encoder(f"{tmp_path}/{name}"):
+                pass
+
+    use("a", "b", "a", "b/../a", "c", "a", "b")
     assert loads == ["a", "b", "c", "b"]
-    assert len(held._encoders) == 2
+    with held.encoder(f"{tmp_path}/a"):
+        use("c", "d", "b", "a")
+    assert loads[4:] == ["c", "d", "b"]
+    assert len(held._residents.all()) == 2
+
+
+def test_small_models_stand_in_the_same_budget(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Classifiers and embedding models are counted; of all kinds the longest unused goes, and none in use."""
+    if find_spec("sentence_transformers") is None:
+        pytest.skip("no sentence-transformers: pip install 'codellama[embeddings]'")
+    chat, guard, encoder = str(folders[0]), str(tmp_path / "guard"), str(tmp_path / "encoder")
+    write_classifier(Path(guard), "llama")
+    write_encoder(Path(encoder))
+    small = stored(guard)
+    assert 0 < stored(encoder) <= small
+    held = models(weights(folders[0]) + small, {"completion": chat})
+    with held.using(chat), held.classifier(guard) as loaded:
+        assert there(held) == {chat, guard}
+        assert [r.nbytes for r in held._residents.all()] == [weights(folders[0]), loaded.nbytes]
+        assert small * 0.9 < loaded.nbytes <= small
+        with pytest.raises(ServerBusy, match="in use"), held.encoder(encoder):
+            pass
+    with held.encoder(encoder) as model:
+        assert there(held) == {chat, encoder}  # the classifier was put down first
+        assert small * 0.5 < model.nbytes <= stored(encoder)
+    with held.using(chat):
+        pass
+    with held.classifier(guard), held.classifier(guard) as again:
+        assert again is not loaded
+        assert there(held) == {chat, guard}
+    with held.using(str(folders[1])):
+        assert there(held) == {str(folders[1]), guard}
+    tight = models(small - 1, {"completion": chat})
+    with (
+        pytest.raises(CheckpointError, match=r"classifier .* set engine\.memory_gb, or"),
+        tight.classifier(guard),
+    ):
+        pass
 
 
 def test_idle_models_make_room(folders: tuple[Path, Path]) -> None:
@@ -106,12 +168,15 @@ def test_models_in_use_are_waited_for(folders: tuple[Path, Path]) -> None:
 
 
 def test_a_model_beyond_the_budget_is_refused(folders: tuple[Path, Path]) -> None:
-    """Before anything is read, with both numbers and what to do."""
+    """Before anything is read, with both numbers and what to do; nothing is ended for it."""
     first = str(folders[0])
-    held = models(weights(folders[0]) - 1, {"completion": first})
-    with pytest.raises(CheckpointError, match=r"engine\.memory_gb"), held.using(first):
+    held = models(weights(folders[0]), {"completion": first})
+    with held.using(first):
         pass
-    assert names(held) == set()
+    assert weights(locate("pocket")) > weights(folders[0])
+    with pytest.raises(CheckpointError, match=r"engine\.memory_gb"), held.using("pocket"):
+        pass
+    assert names(held) == {first}
 
 
 def test_a_load_keeps_nobody_waiting(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,11 @@ class Classifier:
         self.labels: tuple[str, ...] = tuple(label for _, label in sorted(model.config.id2label.items()))
         self._turn = threading.Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """What the weights take."""
+        return sum(part.nbytes for part in self._model.state_dict().values())
+
     def scores(
         self, texts: Sequence[str], cancelled: Callable[[], bool] = lambda: False
     ) -> list[list[float]]:

@@ -22,8 +22,11 @@ _BATCH = 16
 class EmbeddingModel:
     """A loaded model; threads take turns."""
 
-    def __init__(self, name: str) -> None:
-        """Loads the folder or hub id `name`; raises InvalidRequest, UnknownModel or CheckpointError."""
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        """Loads the folder or hub id `name` onto a device.
+
+        Raises InvalidRequest, UnknownModel or CheckpointError.
+        """
         folder = Path(name).expanduser()
         if not is_path(name) and folder.exists():  # the package would take it for the model of that name
             raise UnknownModel(
@@ -43,7 +46,10 @@ class EmbeddingModel:
             )
         try:
             self._model = SentenceTransformer(
-                str(folder) if folder.is_dir() else name, local_files_only=True, trust_remote_code=False
+                str(folder) if folder.is_dir() else name,
+                device=device,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         except Exception as error:  # its errors are of many kinds, and all mean that there is no such model
             if folder.is_dir():
@@ -53,6 +59,11 @@ class EmbeddingModel:
                 f"sentence-transformers, or fetch it with `hf download {name}`."
             ) from error
         self._turn = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """What the weights take."""
+        return sum(part.nbytes for part in self._model.state_dict().values())
 
     def encode(
         self, texts: Sequence[str], question: bool = False, cancelled: Callable[[], bool] = lambda: False

@@ -76,7 +76,7 @@ class ServeSettings:
     max_context: int = 0
     quantize_cache: str = "none"
     draft_model: str = ""  # a smaller one that guesses for the model of conversations
-    memory_gb: float = 0.0  # what the weights of all models may take; 0: what is free
+    memory_gb: float = 0.0  # what the weights of models of every kind may take; 0: what is free
     idle_minutes: float = 15.0
     start_timeout_s: float = 90.0
     tokenizer: str = ""

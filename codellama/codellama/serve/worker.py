@@ -59,7 +59,8 @@ class Worker:
         """[texts, dimensions]; raises as `Models.encoder` and `Admission.turn` do."""
 
         def work(gone: Gone) -> "NDArray[np.float32]":
-            return self.models.encoder(name).encode(texts, question, gone)
+            with self.models.encoder(name) as encoder:
+                return encoder.encode(texts, question, gone)
 
         return await self._in_turn(client, name, work)
 
@@ -69,16 +70,16 @@ class Worker:
         """Labels, and [texts, labels] of scores; raises as `Models.classifier` and `Admission.turn` do."""
 
         def work(gone: Gone) -> tuple[tuple[str, ...], list[list[float]]]:
-            classifier = self.models.classifier(name)
-            return classifier.labels, classifier.scores(texts, gone)
+            with self.models.classifier(name) as classifier:
+                return classifier.labels, classifier.scores(texts, gone)
 
         return await self._in_turn(client, name, work)
 
     async def _in_turn(self, client: str, name: str, work: Callable[[Gone], T]) -> T:
         """Runs `work` in a thread once it is its turn, one of a model at a time.
 
-        Whoever leaves gives the place up: at once while it waits, within a pass of the model while it runs, and
-        after the load where it is loaded.
+        Whoever leaves gives the place up: at once while it waits, within a pass of the model while it runs,
+        after the load while the model is loaded.
         """
         ticket = Ticket(client, interactive=False)
         # Here and not in the thread, which could not leave a line.
