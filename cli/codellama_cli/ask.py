@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from codellama.assist.answer import Answer, Turn
     from codellama.assist.meaning import Meaning
@@ -25,7 +26,10 @@ _REFRESH_S = 0.15
 
 def ask(
     question: Annotated[
-        str | None, typer.Argument(help="The question, in words; with --chat it may be left out.")
+        list[str] | None,
+        typer.Argument(
+            metavar="QUESTION", help="The question, quoted or not; with --chat it may be left out."
+        ),
     ] = None,
     repo: Repo = None,
     model: Annotated[str | None, typer.Option(help="An instruct model; default: chat.model.")] = None,
@@ -42,9 +46,10 @@ def ask(
     from codellama.serve.client import ModelClient
     from codellama_cli import repository
 
+    asked = " ".join(question or ()).strip()
     if chat and json:
         raise InvalidRequest("--chat talks and --json prints one document: choose one of them.")
-    if not chat and not (question or "").strip():
+    if not chat and not asked:
         raise InvalidRequest('The question is empty: ask something, such as "where is X decided?".')
     with repository.open_repository(repo) as index:
         settings = repository.settings_for(index.root, {"chat.model": model})
@@ -55,39 +60,55 @@ def ask(
         client = ModelClient(repository.serve_settings(settings, name)) if name else None
         meaning = repository.meaning_for(settings)
         answered = partial(_answered, index, client, meaning, max_context, json)
-        asyncio.run(_converse(answered, client, question, chat))
+        with asyncio.Runner() as runner:
+            try:
+                if chat:
+                    _converse(lambda *turn: runner.run(answered(*turn)), asked)
+                else:
+                    runner.run(answered(asked, []))
+            finally:
+                if client is not None:
+                    runner.run(client.aclose())
 
 
-async def _converse(
-    answered: "Callable[[str, list[Turn]], Awaitable[Answer]]",
-    client: "ModelClient | None",
-    question: str | None,
-    chat: bool,
-) -> None:
+def _converse(answered: "Callable[[str, list[Turn]], Answer]", question: str) -> None:
+    """Question by question to the end of stdin.
+
+    Questions are waited for outside of the event loop, which would keep Ctrl-C from the wait. Of an answer to
+    somebody at a terminal, Ctrl-C or a failure ends the answer alone.
+    """
     from codellama.assist.answer import Turn
+    from codellama.runtime.errors import CodellamaError
+    from codellama_cli import output
+    from codellama_index.errors import CodeIndexError
 
     history: list[Turn] = []
-    try:
-        while True:
-            asked = question if question is not None else _next_question()
-            question = None
-            if asked is None:
-                return
-            if asked.strip():
-                found = await answered(asked, history)
-                history.append(Turn(asked, found.answer))
-            if not chat:
-                return
-    finally:
-        if client is not None:
-            await client.aclose()
+    asked: str | None = question
+    while asked is not None:
+        if asked:
+            try:
+                history.append(Turn(asked, answered(asked, history).answer))
+            except (KeyboardInterrupt, CodellamaError, CodeIndexError) as error:
+                if not sys.stdin.isatty():
+                    raise
+                output.note("\ninterrupted" if isinstance(error, KeyboardInterrupt) else f"error: {error}")
+        asked = _next_question()
 
 
 def _next_question() -> str | None:
     """The next line from stdin, with a prompt where somebody types it; None at its end."""
-    if sys.stdin.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip() or None
+    if not sys.stdin.isatty() or not sys.stdout.isatty():
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    with suppress(ImportError):
+        import readline  # noqa: F401 - `input` lets lines be edited and recalled where it is there
+    try:
+        return input("> ").strip()
+    except EOFError:
+        print(file=sys.stderr)
+        return None
 
 
 async def _answered(

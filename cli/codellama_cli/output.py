@@ -72,7 +72,10 @@ def _link(text: str, file: Path) -> str:
 
 
 def print_code(text: str, path: str, start_line: int) -> None:
-    """A quote with line numbers; coloured on a terminal, plain when piped or under NO_COLOR."""
+    """A quote with line numbers; coloured on a terminal, plain when piped or under NO_COLOR.
+
+    A line that is wider than the terminal goes on below: none is cut.
+    """
     from codellama.assist.filters import strip_escapes
 
     clean = strip_escapes(text)
@@ -85,7 +88,14 @@ def print_code(text: str, path: str, start_line: int) -> None:
 
     lexer = Syntax.guess_lexer(path, clean)
     Console().print(
-        Syntax(clean, lexer, line_numbers=True, start_line=start_line, background_color="default")
+        Syntax(
+            clean,
+            lexer,
+            line_numbers=True,
+            start_line=start_line,
+            background_color="default",
+            word_wrap=True,
+        )
     )
 
 

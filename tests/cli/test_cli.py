@@ -86,8 +86,8 @@ def test_ask_cites_what_stands_there(project: Path, question: str, path: str) ->
 
 
 def test_ask_goes_on_in_a_chat(project: Path) -> None:
-    """--chat answers question by question from stdin; what refers back is understood."""
-    done = run("ask", "--chat", "--repo", project, stdin="where is retry_delay defined?\nwho calls it?\n")
+    """--chat answers question by question from stdin, empty lines aside; what refers back is understood."""
+    done = run("ask", "--chat", "--repo", project, stdin="where is retry_delay defined?\n\nwho calls it?\n")
     assert done.returncode == 0, done.stderr
     assert "retry_delay is defined here:" in done.stdout
     assert "retry_delay is used by:" in done.stdout
