@@ -56,6 +56,19 @@ def test_composed_from_evidence(index: Index) -> None:
     assert found.timings.keys() == {"retrieve_s", "answer_s"}
 
 
+def test_users_of_a_name_that_others_have(index: Index) -> None:
+    """`close` of a file is no use of a pool's `close`: only a receiver that sounds like its owner counts."""
+    (index.root / "pool.py").write_text(
+        'class Pool:\n    def close(self):\n        """Ends the idle connections."""\n'
+    )
+    (index.root / "other.py").write_text("def tidy(file, pool):\n    file.close()\n")
+    index.sync()
+    assert "used in" not in ask("how are idle connections ended?", index)[0].answer
+    (index.root / "other.py").write_text("def tidy(file, pool):\n    file.close()\n    pool.close()\n")
+    index.sync()
+    assert "used in other.py:3" in ask("how are idle connections ended?", index)[0].answer
+
+
 def test_a_passage_is_quoted_under_its_place(index: Index) -> None:
     """A quote stands in a fence whose info string is its place, as the disk has it."""
     found, _ = ask("where is the retry delay decided?", index)

@@ -22,6 +22,12 @@ FILES = {
     "store.go": "package store\n\ntype Getter interface {\n\tGet(key string) string\n\tLen() int\n}\n\n"
     "type Memory struct{}\n\nfunc (m *Memory) Get(key string) string { return key }\n"
     "func (m *Memory) Len() int { return 0 }\n\ntype Half struct{}\n\nfunc (h Half) Len() int { return 0 }\n",
+    "bounds.rs": "struct Wide<T: Sink>(T);\n\nimpl<T: Sink> Drop for Wide<T> {}\n\n"
+    "impl<T: Sink> Sink for Wide<T> {\n    fn take(&self) {}\n}\n",
+    "jobs.py": "class Queue:\n    def run(self):\n        self.run()\n\n\nclass Timer:\n    def run(self):\n"
+    "        pass\n\n\ndef start(job_queue, timer, other):\n    job_queue.run(); job_queue.run()\n"
+    "    timer.run()\n    other.run()\n",
+    "many.py": "from draw import target\n\n\ndef often():\n" + "    target()\n" * 40,
     "sink.rs": "pub trait Sink {\n    fn take(&self);\n}\n\nstruct Null;\n\nimpl Sink for Null {\n"
     "    fn take(&self) {}\n}\n\nimpl Null {\n    fn other(&self) {}\n}\n",
 }
@@ -101,11 +107,30 @@ def test_callers(index: Index) -> None:
     assert places(definition) == [("shapes.py", 6)]
 
 
+def test_uses_of_a_name_that_others_have(index: Index) -> None:
+    """Those whose receiver sounds like the owner; the others apart, and said to be; each line once."""
+    own, others, definition = answered(index, "what calls Queue.run?")
+    assert own.heading == "Queue.run is used by:"
+    assert places(own) == [("jobs.py", 3), ("jobs.py", 12)]
+    assert others.heading == "Uses of a run that may be another's:"
+    assert places(others) == [("jobs.py", 13), ("jobs.py", 14)]
+    assert places(definition) == [("jobs.py", 2)]
+    uses, _ = answered(index, "who calls `run`?")
+    assert uses.heading == "run, a name that is defined in 2 places, is used by:"
+
+
+def test_a_list_tells_that_it_is_cut(index: Index) -> None:
+    """What is answered exactly is answered whole, or says how much is missing."""
+    uses, _ = answered(index, "who calls `target`?")
+    assert len(uses.places) == 24
+    assert uses.lines == ("- and 17 more: codellama index refs target",)
+
+
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
         ("which classes extend Shape?", [("shapes.py", 6)]),
-        ("which types implement Sink?", [("sink.rs", 7)]),
+        ("which types implement Sink?", [("bounds.rs", 5), ("sink.rs", 7)]),  # a bound implements nothing
         ("what implements Getter?", [("store.go", 8)]),  # Half lacks a method
     ],
 )

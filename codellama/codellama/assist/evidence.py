@@ -4,10 +4,11 @@ The text is Markdown: places as `path:start-end`, quotes in fences whose info st
 quote is shown only as it stands on the disk now.
 """
 
+import re
 from collections.abc import Sequence
 
 from codellama.assist.citations import Citation, cite
-from codellama.assist.exact import Section, qualified
+from codellama.assist.exact import Section, is_of, qualified
 from codellama.assist.filters import strip_escapes
 from codellama_index import Index
 from codellama_index.rank import is_secondary
@@ -101,11 +102,21 @@ def _passage(index: Index, hit: Hit, citation: Citation) -> str:
 def _users(index: Index, symbol: Symbol) -> str:
     uses = [r for r in index.references(symbol.name, limit=60) if r.path != symbol.path]
     uses = [use for use in uses if symbol.name in use.text]
+    if not _is_telling(index, symbol):
+        owner = symbol.scope.rpartition(".")[2]
+        uses = [use for use in uses if owner and is_of(owner, use, index)]
     uses.sort(key=lambda use: (is_secondary(use.path), f"{symbol.name}(" not in use.text))
     places: dict[str, str] = {}
     for use in uses:
         places.setdefault(use.path, f"{use.path}:{use.line}")
     return ", ".join(list(places.values())[:_USERS])
+
+
+def _is_telling(index: Index, symbol: Symbol) -> bool:
+    """Whether a name by itself says which definition is meant: `read` of many classes does not."""
+    same = {(s.path, s.scope) for s in index.definitions(symbol.name) if not is_secondary(s.path)}
+    of_words = re.search(r"[^_]_[^_]|[a-z][A-Z]", symbol.name) is not None
+    return len(same) <= 1 and symbol.kind != "module" and (of_words or not symbol.scope)
 
 
 def _fence(citation: Citation) -> str:

@@ -3,6 +3,7 @@
 Each answer is a list of places, read again from the disk; none is guessed.
 """
 
+import math
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -15,12 +16,14 @@ from codellama_index.rank import is_secondary
 from codellama_index.records import Reference, Symbol
 
 _SITES = 24
+_DEFINITIONS = 4
 _COMMITS = 12
 _QUOTE_LINES = 14
 _TYPES = "class|interface|trait|struct|object|protocol|record|enum|module"
 _DECLARES = re.compile(rf"\b({_TYPES}|impl|extension)\b")
 _IS_TEST = re.compile(r"test|spec", re.I)
 _IMPORTING = re.compile(r"\b(import|from|use|require|include|using|package)\b|^\s*[\w.]*\s*[\"'`]")
+_ITSELF = frozenset({"self", "this", "cls", "super"})
 _RECEIVER = re.compile(r"func\s*\(\s*(?:\w+\s+)?\*?(\w+)")
 
 
@@ -46,32 +49,81 @@ def sections(plan: Plan, index: Index) -> tuple[Section, ...]:
         found = _one(f"{plan.name} is implemented or extended by", _implementers(index, plan))
         return (*found, *_definitions(plan, index)) if found else ()
     uses = _uses(index, plan.name)
+    owner = _owner(plan, index)
     code = [use for use in uses if not is_secondary(use.path)]
     tests = [use for use in uses if is_secondary(use.path) and _IS_TEST.search(use.path)]
+    if owner:
+        tests.sort(key=lambda use: not is_of(owner, use, index))
     if plan.kind == "tests":
-        found = _one(f"{plan.name} is tested by", _sites(index, tests))
+        found = _listed(f"{plan.name} is tested by", index, tests)
         return (*found, *_definitions(plan, index)) if found else ()
-    found = _one(f"{plan.name} is used by", _sites(index, code or uses))
+    found = _used(plan, owner, index, code or uses)
     if plan.kind == "impact":
         found += _one("These extend or implement it", _implementers(index, plan))
-        found += _one("These tests would tell", _sites(index, tests))
+        found += _listed("These tests would tell", index, tests)
     elif code:
-        found += _one("Tests that use it", _sites(index, tests)[: _SITES // 4])
+        found += _listed("Tests that use it", index, tests, _SITES // 4)
     return (*found, *_definitions(plan, index)) if found else ()
 
 
 def _one(heading: str, places: Sequence[tuple[Citation, str]]) -> tuple[Section, ...]:
-    return (Section(f"{heading}:", tuple(places)),) if places else ()
+    more = (f"- and {len(places) - _SITES} more",) if len(places) > _SITES else ()
+    return (Section(f"{heading}:", tuple(places[:_SITES]), more),) if places else ()
+
+
+def _listed(heading: str, index: Index, uses: Sequence[Reference], most: int = _SITES) -> tuple[Section, ...]:
+    """The first `most` of the lines that use a name, and how many more there are."""
+    lines = list({(use.path, use.line): use for use in reversed(uses)}.values())[::-1]
+    sites, looked_at = _sites(index, lines, most)
+    left = len(lines) - looked_at
+    more = (f"- and {left} more: codellama index refs {lines[0].name}",) if left else ()
+    return (Section(f"{heading}:", tuple(sites), more),) if sites else ()
+
+
+def _used(plan: Plan, owner: str, index: Index, uses: Sequence[Reference]) -> tuple[Section, ...]:
+    """The uses of a name; what is said where they may be another definition's."""
+    if owner:
+        own: list[Reference] = []
+        others: list[Reference] = []
+        for use in uses:
+            (own if is_of(owner, use, index) else others).append(use)
+        return (
+            *_listed(f"{owner}.{plan.name} is used by", index, own),
+            *_listed(f"Uses of a {plan.name} that may be another's", index, others, _SITES // 2),
+        )
+    shared = len({(s.path, s.scope) for s in plan.symbols if not is_secondary(s.path)})
+    said = f", a name that is defined in {shared} places," if shared > 1 else ""
+    return _listed(f"{plan.name}{said} is used by", index, uses)
+
+
+def _owner(plan: Plan, index: Index) -> str:
+    """Whose name is asked about, where others have one of that name too; else ""."""
+    known = set(plan.symbols)
+    same = [s for s in index.definitions(plan.name) if s.kind not in ("field", "variable")]
+    owners = {symbol.scope.rpartition(".")[2] for symbol in plan.symbols}
+    return owners.pop() if len(owners) == 1 and not known.issuperset(same) else ""
+
+
+def is_of(owner: str, use: Reference, index: Index) -> bool:
+    """Whether what stands before a name sounds like its owner: names are matched, not types."""
+    before = re.search(rf"(\w+)(?:\([^()]*\))?\s*(?:\?\.|\.|->|::)\s*{re.escape(use.name)}\b", use.text)
+    if before is None or before[1].lower() in _ITSELF:
+        around = index.enclosing(use.path, use.line)
+        return around is not None and owner in qualified(around).split(".")
+    said, wanted = re.sub(r"[_\d]", "", before[1]).lower(), re.sub(r"[_\d]", "", owner).lower()
+    return said.endswith(wanted) or (len(said) > 2 and wanted.endswith(said))
 
 
 def _definitions(plan: Plan, index: Index) -> tuple[Section, ...]:
     places: list[tuple[Citation, str]] = []
-    for symbol in sorted(plan.symbols, key=lambda s: (is_secondary(s.path), s.path, s.line))[:4]:
+    for symbol in sorted(plan.symbols, key=lambda s: (is_secondary(s.path), s.path, s.line))[:_DEFINITIONS]:
         end = min(symbol.end_line, symbol.start_line + _QUOTE_LINES - 1)
         citation = cite(index, symbol.path, symbol.start_line, end)
         if citation.verified and symbol.name in citation.quote:
             places.append((citation, f"{symbol.kind} {qualified(symbol)}"))
-    return _one(f"{plan.name} is defined here", places)
+    left = len(plan.symbols) - _DEFINITIONS
+    more = (f"- and {left} more: codellama index symbols {plan.name}",) if left > 0 else ()
+    return (Section(f"{plan.name} is defined here:", tuple(places), more),) if places else ()
 
 
 def qualified(symbol: Symbol) -> str:
@@ -89,32 +141,50 @@ def _uses(index: Index, name: str) -> list[Reference]:
     return sorted((use for use in index.references(name, limit=400) if name in use.text), key=order)
 
 
-def _sites(index: Index, uses: Iterable[Reference]) -> list[tuple[Citation, str]]:
+def _sites(
+    index: Index, uses: Iterable[Reference], most: float = math.inf
+) -> tuple[list[tuple[Citation, str]], int]:
+    """At most so many places, each with what is around it, and how many uses were looked at for them."""
     sites: list[tuple[Citation, str]] = []
+    looked_at = 0
     for use in uses:
-        if len(sites) == _SITES:
+        if len(sites) == most:
             break
+        looked_at += 1
         citation = cite(index, use.path, use.line, use.line)
         if use.name in citation.quote:
             around = index.enclosing(use.path, use.line)
             sites.append((citation, f"in {qualified(around)}" if around and around.line != use.line else ""))
-    return sites
+    return sites, looked_at
 
 
 def _implementers(index: Index, plan: Plan) -> list[tuple[Citation, str]]:
     name = plan.name
     declared = re.compile(rf"\b({_TYPES})\s+{name}\b")
     inherent = re.compile(rf"\bimpl\b(?!.*\b{name}\b.*\bfor\b)")
-    found = [
-        use
-        for use in _uses(index, name)
-        if _DECLARES.search(use.text) and not declared.search(use.text) and not inherent.search(use.text)
-    ]
-    sites = _sites(index, found)
+    whole = re.compile(rf"\b{name}\b")
+    found: dict[tuple[str, int], Reference] = {}
+    for use in _uses(index, name):
+        head = _without_bounds(use.text)
+        if (
+            _DECLARES.search(head)
+            and whole.search(head)
+            and not (declared.search(head) or inherent.search(head))
+        ):
+            found.setdefault((use.path, use.line), use)
+    sites, _ = _sites(index, found.values())
     for symbol in plan.symbols:
         if symbol.kind == "interface" and symbol.path.endswith(".go"):
             sites += _go_implementers(index, symbol)
     return sites
+
+
+def _without_bounds(text: str) -> str:
+    """A declaration without what stands in its brackets or behind `where`: a bound implements nothing."""
+    text, before = re.sub("[-=]>", "", text), ""
+    while text != before:
+        text, before = re.sub(r"<[^<>]*>|\[[^\[\]]*\]", "", text), text
+    return re.sub(r"<.*|\bwhere\b.*", "", text)
 
 
 def _go_implementers(index: Index, interface: Symbol) -> list[tuple[Citation, str]]:
@@ -148,7 +218,7 @@ def _importers(index: Index, module: str) -> list[tuple[Citation, str]]:
         lines = index.lines(path)
         said = [n for n, line in enumerate(lines, start=1) if word.search(line)]
         at = next((n for n in said if _IMPORTING.search(lines[n - 1])), 0)
-        if at and len(places) < _SITES:
+        if at:
             places.append((cite(index, path, at, at), ""))
     return [place for place in places if place[0].verified]
 
