@@ -41,9 +41,6 @@ def main() -> None:
     except CodellamaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"error: The model server cannot listen ({error}): free the address.", file=sys.stderr)
-        sys.exit(ServerError.exit_code)
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
@@ -74,18 +71,25 @@ async def _serve(arguments: argparse.Namespace) -> None:
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = uvicorn.Server(config)
+    listener = _listen(arguments)  # before the model is loaded: that takes seconds
     loading = asyncio.ensure_future(worker.load(arguments.model))
     # A model that cannot be loaded ends the start with the reason, which the one who starts us reads. One
     # that is slow to load is published already: what clients ask for waits in the queue.
     await asyncio.wait({loading}, timeout=_LOADING_S)
     if loading.done():
         loading.result()
+
+    def leave(*_: object) -> None:
+        server.should_exit = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn ends on them, and then raises them again: that must not end us before the files are gone.
-        signal.signal(number, lambda *_: None)
-    listener = _listen(arguments)
+        signal.signal(number, leave)
+    listener.listen(128)
     idle = asyncio.ensure_future(_leave_when_idle(server, app, arguments.idle_minutes * 60))
     state = daemon.publish(listener, token, arguments.model, arguments.foreground)
+    if arguments.foreground:
+        logging.info("listening at %s; the token lies in %s", _address(listener), state[0])
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -107,6 +111,17 @@ async def _leave_when_idle(server: uvicorn.Server, app: App, seconds: float) -> 
 
 
 def _listen(arguments: argparse.Namespace) -> socket.socket:
+    """A socket of the address that was asked for; raises ServerError where it cannot be had."""
+    try:
+        return _bound(arguments)
+    except (OSError, OverflowError) as error:
+        where = arguments.uds or f"{arguments.host or '127.0.0.1'}, port {arguments.port}"
+        raise ServerError(
+            f"The model server cannot listen at {where} ({error}): free that address, or name another."
+        ) from error
+
+
+def _bound(arguments: argparse.Namespace) -> socket.socket:
     if arguments.uds:
         path = Path(arguments.uds)
         path.unlink(missing_ok=True)
@@ -118,8 +133,12 @@ def _listen(arguments: argparse.Namespace) -> socket.socket:
             os.umask(before)
     else:
         listener = socket.create_server((arguments.host or "127.0.0.1", arguments.port))
-    listener.listen(128)
     return listener
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return name if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
 
 
 def _arguments() -> argparse.Namespace:

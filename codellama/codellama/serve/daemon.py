@@ -39,6 +39,7 @@ __all__ = [
     "Address",
     "ServeSettings",
     "ServerStatus",
+    "alive",
     "command",
     "end",
     "ensure",
