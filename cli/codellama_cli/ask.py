@@ -55,7 +55,7 @@ def ask(
         settings = repository.settings_for(index.root, {"chat.model": model})
         name = settings.text("chat.model") if generate else ""
         if name:
-            repository.checked_model(name)
+            repository.checked_model(settings, "chat.model")
         repository.glanced(index, _REFRESH_S)
         client = ModelClient(repository.serve_settings(settings, name)) if name else None
         meaning = repository.meaning_for(settings)

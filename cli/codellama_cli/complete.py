@@ -33,8 +33,7 @@ def complete(
     with repository.open_repository(repo if repo is not None else file) as index:
         given = {"completion.model": model, "completion.max_tokens": max_tokens}
         settings = repository.settings_for(index.root, given)
-        name = settings.text("completion.model")
-        repository.checked_model(name)
+        name = repository.checked_model(settings, "completion.model")
         path = _inside(file, index.root)
         text = index.read(path)
         offset = _offset(text, path, line, column)

@@ -83,7 +83,7 @@ def load(root: Path | None, command_line: Mapping[str, object] | None = None) ->
         if key in DEFAULTS:
             take(key, value, str(file))
         else:
-            raise InvalidRequest(f"{file} sets {key}, which is no setting: see codellama config show.")
+            raise InvalidRequest(f"{file} sets {key}, which is no setting: {_instead(key)}.")
     if root is not None:
         file = root / REPOSITORY_FILE
         for key, value in _flat(_repository_toml(file, warnings.append)).items():
@@ -102,6 +102,16 @@ def load(root: Path | None, command_line: Mapping[str, object] | None = None) ->
         if value is not None:
             take(key, value, "command line")
     return Config(values, sources, tuple(warnings))
+
+
+def _instead(key: str) -> str:
+    """What may have been meant by a setting that there is not."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(key, DEFAULTS, n=1) or get_close_matches(
+        key, [f"[{group}]" for group in dict.fromkeys(each.partition(".")[0] for each in DEFAULTS)], n=1
+    )
+    return f"perhaps {near[0]} is meant" if near else f"there are {', '.join(DEFAULTS)}"
 
 
 def _repository_toml(file: Path, warn: Callable[[str], None]) -> dict[str, Any]:

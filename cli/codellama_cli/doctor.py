@@ -62,21 +62,48 @@ def _git() -> str:
     return path
 
 
-def _model() -> str:
-    from codellama.runtime.errors import CheckpointError
+def _settings() -> str:
+    from codellama_cli import config, repository
+
+    changed = [key for key, source in repository.settings_for(None).sources.items() if source != "default"]
+    file = config.user_file()
+    where = str(file) if file.is_file() else f"no {file}"
+    return f"{where}; set: {', '.join(changed) or 'none'}"
+
+
+def _completion_model() -> str:
+    return _model("completion.model")
+
+
+def _chat_model() -> str:
+    return _model("chat.model")
+
+
+def _model(key: str) -> str:
+    """What the model that a setting names is; of a whole checkpoint the headers alone are read."""
+    from codellama.runtime.errors import CheckpointError, InvalidRequest, UnsupportedArchitecture
+    from codellama.runtime.inspection import inspect
     from codellama.runtime.locate import locate
     from codellama.serve.remote import is_remote
     from codellama_cli import repository
 
-    name = repository.settings_for(None).text("completion.model")
+    try:
+        settings = repository.settings_for(None)
+    except InvalidRequest:
+        return "not looked at, since the settings cannot be read"
+    name = settings.text(key)
+    if not name and key == "chat.model":
+        return "none set; ask composes its answers from the repository"
     if is_remote(name):
-        return f"the server at {name}, which is asked when the first completion is"
-    folder = locate(name)
-    for file in ("config.json", "tokenizer.model"):
-        if not (folder / file).is_file():
-            raise CheckpointError(f"{folder} has no {file}: install codellama again.")
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return f"{name} at {folder}, {size / 1e6:.1f} MB"
+        return f"the server at {name}, which is asked when it is needed"
+    path = locate(repository.checked_model(settings, key))
+    try:
+        facts = inspect(path, name)
+    except UnsupportedArchitecture:
+        return f"{name} at {path}, which runs through transformers"
+    if facts.tokenizer is None:
+        raise CheckpointError(facts.notes[-1])
+    return f"{name} at {path}, {facts.parameters / 1e6:,.1f} million weights"
 
 
 def _server() -> str:
@@ -87,11 +114,16 @@ def _server() -> str:
 
 
 def _cache() -> str:
-    import platformdirs
+    from codellama_index.place import cache_folder, usages
 
-    folder = platformdirs.user_cache_path("codellama") / "index"
-    folder.mkdir(parents=True, exist_ok=True)
-    size = sum(file.stat().st_size for file in folder.glob("*.sqlite*"))
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be made ({error.strerror}): make it writable, or set XDG_CACHE_HOME."
+        ) from error
+    size = sum(usage.bytes for usage in usages(folder))
     free = shutil.disk_usage(folder).free
     if free < 100_000_000:
         raise OSError(f"{folder} has {free / 1e6:.0f} MB left: free some space on its disk.")
@@ -102,7 +134,9 @@ _LOOKS: dict[str, Callable[[], str]] = {
     "python": _python,
     "torch": _torch,
     "git": _git,
-    "completion model": _model,
+    "settings": _settings,
+    "completion model": _completion_model,
+    "chat model": _chat_model,
     "model server": _server,
     "index folder": _cache,
 }

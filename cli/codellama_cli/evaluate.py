@@ -39,12 +39,12 @@ def infill(
     given = {"completion.model": model}
     if data is not None:
         settings = repository.settings_for(None, given)
-        repository.checked_model(settings.text("completion.model"))
+        repository.checked_model(settings, "completion.model")
         report = _on_benchmark(settings, data, limit)
     else:
         with repository.open_repository(repo) as index:
             settings = repository.settings_for(index.root, given)
-            repository.checked_model(settings.text("completion.model"))
+            repository.checked_model(settings, "completion.model")
             repository.refreshed(index)
             report = _on_repository(settings, index, limit or 200, seed)
     report = {"model": settings.text("completion.model"), **report}

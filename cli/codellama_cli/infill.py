@@ -33,8 +33,7 @@ def infill(
         raise InvalidRequest(f"There is no {MARK} in the text: write it where something is missing.")
     given = {"completion.model": model, "completion.max_tokens": max_tokens}
     settings = repository.settings_for(None, given)
-    name = settings.text("completion.model")
-    repository.checked_model(name)
+    name = repository.checked_model(settings, "completion.model")
     request = InfillRequest(prefix, suffix, max_tokens=settings.whole("completion.max_tokens"))
 
     async def run() -> None:

@@ -12,12 +12,17 @@ def lsp(
 
     Example: codellama lsp
     """
+    from codellama.runtime.errors import InvalidRequest
     from codellama_cli import repository
     from codellama_lsp.__main__ import main
     from codellama_lsp.settings import Settings
 
     options: dict[str, dict[str, object]] = {}
-    for key, value in repository.settings_for(None).values.items():
+    try:
+        values = repository.settings_for(None).values
+    except InvalidRequest as error:  # an editor would only say that its server had ended
+        main([], problems=(f"{error} Until then your settings are left out.",))
+    for key, value in values.items():
         group, _, name = key.partition(".")
         if hasattr(getattr(Settings(), group, None), name):  # the others are for commands
             options.setdefault(group, {})[name] = value

@@ -80,13 +80,23 @@ def meaning_for(loaded: Config) -> "Meaning | None":
     return Meaning(serve_settings(loaded, "pocket" if is_remote(model) else model), name)
 
 
-def checked_model(name: str) -> str:
-    """The same name, of a model that is here or of a server's URL; raises UnknownModel."""
+def checked_model(settings: Config, key: str) -> str:
+    """The model that a setting names: one that is here, or a server's URL.
+
+    Raises UnknownModel, which names the file or variable where the command line did not say it.
+    """
+    from codellama.runtime.errors import UnknownModel
     from codellama.runtime.locate import locate
     from codellama.serve.remote import is_remote
 
-    if not is_remote(name):
-        locate(name)
+    name, source = settings.text(key), settings.sources[key]
+    try:
+        if not is_remote(name):
+            locate(name)
+    except UnknownModel as error:
+        if source == "command line":
+            raise
+        raise UnknownModel(f"{error} ({key} is set by {source}.)") from error
     return name
 
 

@@ -12,11 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 
-def main(argv: Sequence[str] | None = None, options: Mapping[str, object] | None = None) -> NoReturn:
+def main(
+    argv: Sequence[str] | None = None,
+    options: Mapping[str, object] | None = None,
+    problems: tuple[str, ...] = (),
+) -> NoReturn:
     """Serve until the client leaves, then end the process: 0 after `shutdown`, else 1.
 
     `options` are settings shaped like the client's `initializationOptions`, which override them:
-    the command line passes what the configuration file says.
+    the command line passes what the configuration file says, and as `problems` what is wrong in it,
+    a sentence each, to be shown to the person.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(message)s")
@@ -27,11 +32,10 @@ def main(argv: Sequence[str] | None = None, options: Mapping[str, object] | None
     from codellama_lsp.settings import Settings, read
 
     stdin, stdout = _take_over_stdio()
-    defaults, problems = read(options, Settings())
-    for problem in problems:
-        logging.warning(problem)
+    defaults, refused = read(options, Settings())
     stream = os.fdopen(stdout, "wb")
-    code = asyncio.new_event_loop().run_until_complete(create_server(defaults).serve(stdin, stream))
+    server = create_server(defaults, (*problems, *refused))
+    code = asyncio.new_event_loop().run_until_complete(server.serve(stdin, stream))
     logging.shutdown()
     # Not by returning: a thread may still be waiting for a model server to start, for a minute.
     os._exit(code)

@@ -7,6 +7,7 @@ navigation have modules of their own.
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lsprotocol import types
@@ -20,9 +21,9 @@ from codellama_lsp.session import Server
 from codellama_lsp.suggester import Wanted
 
 
-def create_server(defaults: settings.Settings | None = None) -> Server:
-    """A server with every feature registered, not yet serving."""
-    server = Server(defaults or settings.Settings())
+def create_server(defaults: settings.Settings | None = None, problems: Sequence[str] = ()) -> Server:
+    """A server with every feature registered, not yet serving; `problems` are shown once it does."""
+    server = Server(defaults or settings.Settings(), problems)
     server.feature(types.INITIALIZE)(initialize)
     server.feature(types.INITIALIZED)(initialized)
     server.feature(types.EXIT)(exit_)
@@ -52,6 +53,8 @@ def initialize(server: Server, params: types.InitializeParams) -> None:
 
 def initialized(server: Server, _: types.InitializedParams) -> None:
     """Begin what need not hold up the first answer: settings' complaints, status, indexing."""
+    for problem in server.problems:
+        server.complain(problem)
     server.configure(server.initialization_options, trusted=True)
     server.defaults = server.settings
     for path in _workspace_paths(server):

@@ -7,7 +7,7 @@ place in a document is described to the features.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from lsprotocol import types
@@ -34,13 +34,15 @@ LEAVE_S = 1.0
 
 
 class Server(LanguageServer):
-    """State that outlives a request; `defaults` are the settings where the client names none."""
+    """State that outlives a request; `defaults` are the settings where the client names none, `problems` what
+    is wrong with them, a sentence each."""
 
     protocol: Protocol
 
-    def __init__(self, defaults: settings.Settings) -> None:
+    def __init__(self, defaults: settings.Settings, problems: Sequence[str] = ()) -> None:
         super().__init__("codellama", __version__, protocol_cls=Protocol, converter_factory=make_converter)
         self.defaults = defaults
+        self.problems = problems
         self.settings = defaults
         self.documents = Documents()
         self.edits = edits.Edits()

@@ -230,6 +230,10 @@ def test_configuration_and_its_sources(project: Path, home: Path, monkeypatch: p
     assert shown["completion.model"] == {"value": "pocket", "source": "default"}
     assert "completion.model" in done.stderr
     assert "ignored" in done.stderr
+    user.write_text("[completion]\nmax_tokns = 3\n")
+    fails(2, "perhaps completion.max_tokens is meant", "config", "show")
+    user.write_text("[completion]\nmodel = './nowhere'\n")
+    fails(2, f"completion.model is set by {user}", "infill", stdin="a <FILL_ME>")
     user.write_text("[completion]\nmax_tokens = 'many'\n")
     fails(2, "completion.max_tokens", "config", "show")
     user.write_text("[[[")
@@ -237,11 +241,26 @@ def test_configuration_and_its_sources(project: Path, home: Path, monkeypatch: p
 
 
 def test_doctor(home: Path) -> None:
-    """Every check says what it found."""
+    """Every check says what it found; a model may have any format; what is wrong is told in its place."""
+    run("models", "convert", "pocket", home / "small.gguf", "--type", "q8_0")
+    (home / "config" / "codellama").mkdir()
+    user = home / "config" / "codellama" / "config.toml"
+    user.write_text(f"[completion]\nmodel = '{home / 'small.gguf'}'\n")
+    (home / "project").mkdir()
+    (home / "project" / "a.py").write_text("x = 1\n")
+    run("index", "build", home / "project")
     done = run("doctor", "--json")
-    checks = json.loads(done.stdout)["checks"]
-    assert done.returncode == 0
-    assert all(check.keys() == {"name", "ok", "detail"} and check["ok"] for check in checks)
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 0, done.stdout
+    assert all(check.keys() == {"name", "ok", "detail"} and check["ok"] for check in checks.values())
+    assert "small.gguf" in checks["completion model"]["detail"]
+    assert ", 0.0 MB of indexes" not in checks["index folder"]["detail"]
+    user.write_text("[chat]\nmodel = 'nobody/nothing'\n")
+    done = run("doctor")
+    assert done.returncode == 1
+    assert re.findall(r"^WRONG (.*?):", done.stdout, re.M) == ["chat model"]
+    user.write_text("[chat]\nmodle = 'x'\n")
+    assert re.findall(r"^WRONG (.*?):", run("doctor").stdout, re.M) == ["settings"]
 
 
 def test_text_cannot_drive_the_terminal(project: Path) -> None:

@@ -141,6 +141,20 @@ def test_invalid_settings_give_a_message_and_defaults(start) -> None:
     assert "codellama.x is no setting" in message["message"]
 
 
+def test_a_mistake_in_the_configuration_file_gives_a_message(start, home: Path) -> None:
+    """An editor would only say that its server had ended: it serves, and says which line is wrong."""
+    (home / "config" / "codellama").mkdir(parents=True)
+    (home / "config" / "codellama" / "config.toml").write_text('[completion]\nmodle = "pocket"\n')
+    client = start((str(Path(sys.executable).with_name("codellama")), "lsp"))
+    client.initialize(initializationOptions={"completion": {"enabled": False}})
+    uri = client.open("x = ")
+    assert client.answer(client.ask_completion(uri, 0, 4))["result"] == []
+    (message,) = client.params("window/showMessage")
+    assert (
+        "sets completion.modle, which is no setting: perhaps completion.model is meant" in message["message"]
+    )
+
+
 def test_settings_that_come_later_name_no_stranger(start) -> None:
     """A cloned repository's settings cannot send code to a server of their choice; the person's own can."""
     client = start()

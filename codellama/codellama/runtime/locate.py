@@ -47,7 +47,7 @@ def _fetched(name: str) -> Path:
     """The model of that name in the hub's cache; raises UnknownModel."""
     if (fetched := pulled(name)) is not None:
         return fetched
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         raise UnknownModel(
             f"There is no model {name!r} among those that were pulled: for the folder of that name here, "
             f"write ./{name}."
