@@ -166,6 +166,27 @@ def test_changes(index: Index, question: str) -> None:
     assert section.lines[0].endswith("Draw shapes")
 
 
+def test_changes_of_a_symbol_that_moved(tmp_path: Path) -> None:
+    """Git counts in the last commit's lines, the index in the disk's; what is new has no commits yet."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@t"]
+    first, second = "def first():\n    return 1\n", "def second():\n    return 2\n"
+    subprocess.run([*git, "init", "-q"], check=True)
+    for message, text in (("One", first), ("Two", first + second)):
+        (root / "a.py").write_text(text)
+        subprocess.run([*git, "add", "-A"], check=True)
+        subprocess.run([*git, "commit", "-qm", message], check=True)
+    new = "def third():\n    return 3\n"
+    (root / "a.py").write_text(f"{new}{first.replace('1', '11')}\n\n{second}")
+    with open_index(root, cache_dir=tmp_path / "cache") as opened:
+        opened.sync()
+        for name, last in (("first", ["One"]), ("second", ["Two"])):
+            (section,) = answered(opened, f"who changed `{name}` last?")
+            assert [line.rpartition("  ")[2] for line in section.lines] == last
+        assert answered(opened, "who changed `third` last?") == ()
+
+
 def test_a_path_that_looks_like_an_option(index: Index, tmp_path: Path) -> None:
     """Git gets a path as a path, whatever it looks like."""
     assert answered(index, "what changed in --output=/tmp/x.py?") == ()

@@ -233,13 +233,43 @@ def _changes(plan: Plan, index: Index) -> tuple[Section, ...]:
         symbol = plan.symbols[0]
         subject = plan.name
         place = [(cite(index, symbol.path, symbol.start_line, symbol.end_line), qualified(symbol))]
-        command += ["-s", f"-L{symbol.start_line},{symbol.end_line}:{symbol.path}"]
-    try:
-        done = subprocess.run(command, check=True, capture_output=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    commits = tuple(line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip())
+        start, end = _committed(index, symbol)
+        if start > end:
+            return ()
+        command += ["-s", f"-L{start},{end}:{symbol.path}"]
+    commits = tuple(line for line in _output(command).splitlines() if line.strip())
     if not commits:
         return ()
     shown = tuple((c, note) for c, note in place if c.verified)
     return (Section(f"The last changes of {subject}:", shown, commits),)
+
+
+def _committed(index: Index, symbol: Symbol) -> tuple[int, int]:
+    """Where a symbol's lines stood in the last commit, as git counts; start > end where none of them did."""
+    diff = _output(["git", "-C", str(index.root), "diff", "--no-ext-diff", "-U0", "HEAD", "--", symbol.path])
+    hunks = [
+        (int(old), int(lost or 1), int(new), int(won or 1))
+        for old, lost, new, won in re.findall(r"^@@ -(\d+),?(\d*) \+(\d+),?(\d*) @@", diff, re.M)
+    ]
+
+    def before(line: int, at_end: bool) -> int:
+        moved = 0
+        for old, lost, new, won in hunks:
+            first = new + (won == 0)  # of no lines, git names the one before them
+            if line < first:
+                break
+            if line < first + won:
+                return old + (lost == 0) + (lost - 1) * at_end
+            moved += lost - won
+        return line + moved
+
+    return before(symbol.start_line, False), before(symbol.end_line, True)
+
+
+def _output(command: Sequence[str]) -> str:
+    """What git says; nothing where it fails."""
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
