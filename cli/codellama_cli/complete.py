@@ -37,7 +37,10 @@ def complete(
         path = _inside(file, index.root)
         text = index.read(path)
         offset = _offset(text, path, line, column)
-        repository.refreshed(index, within_s=_REFRESH_S)
+        # A file in the home folder completes from itself alone.
+        around = None if repo is None and repository.holds_everything(index.root) else index
+        if around is not None:
+            repository.refreshed(around, within_s=_REFRESH_S)
         query = CompletionQuery(
             path=path,
             text=text,
@@ -50,7 +53,7 @@ def complete(
         async def run() -> None:
             asked = ModelClient(repository.serve_settings(settings, name))
             async with asked as client, loading.shown(client):
-                done = await ask_model(client, index, query)
+                done = await ask_model(client, around, query)
             stats = done.stats
             numbers = {
                 "prompt_tokens": stats.prompt_tokens,
@@ -63,7 +66,8 @@ def complete(
             if json:
                 output.print_json({"text": done.text, "sources": done.sources, "stats": numbers})
                 return
-            output.print_text(done.text or "(no completion here)")
+            secret = next((f": {reason}" for reason in done.filters if "secret" in reason), "")
+            output.print_text(done.text or f"(no completion here{secret})")
             for source in done.sources:
                 output.print_text(f"  {source.path}:{source.start_line}-{source.end_line}  {source.why}")
             if done.guess:

@@ -117,6 +117,7 @@ def symbols(
 
     with repository.open_repository(repo) as opened:
         found = repository.refreshed(opened).symbols(query, limit=limit)
+    _note_length(len(found), limit if query is not None else None)
     rows = [
         {"path": s.path, "line": s.line, "end_line": s.end_line, "name": s.name, "kind": s.kind}
         | {"score": round(1 / (n + 1), 4), "scope": s.scope, "signature": s.signature}
@@ -145,6 +146,7 @@ def refs(
 
     with repository.open_repository(repo) as opened:
         found = repository.refreshed(opened).references(query, limit=limit)
+    _note_length(len(found), limit)
     if json:
         output.print_json(
             [
@@ -173,6 +175,7 @@ def search(
 
     with repository.open_repository(repo) as opened:
         found = repository.refreshed(opened).search(query, limit=limit)
+    _note_length(len(found), limit)
     if json:
         output.print_json(
             [
@@ -209,6 +212,16 @@ def map_(
         for symbol in entry.symbols:
             depth = 1 + symbol.scope.count(".") + bool(symbol.scope)
             output.print_text(f"{'  ' * depth}{symbol.signature}")
+
+
+def _note_length(found: int, limit: int | None) -> None:
+    """Says on stderr that nothing was found, or that there may be more."""
+    from codellama_cli import output
+
+    if not found:
+        output.note("Nothing was found: names are found by their parts, other text by its words.")
+    elif found == limit:
+        output.note(f"These are the first {limit}: --limit takes more.")
 
 
 def _show_report(report: "SyncReport", json: bool, every: bool = False) -> None:

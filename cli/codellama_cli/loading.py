@@ -1,4 +1,4 @@
-"""A bar on the terminal while the model server, which runs in the background, loads a large model for us."""
+"""What a terminal shows while the model server starts in the background, and loads a large model for us."""
 
 import asyncio
 import sys
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 LARGE = 10**9  # bytes of weights from which somebody waits long enough to want a bar
 _EVERY_S = 0.2
+_STARTING_S = 0.5  # what a start may take before it is told of
 
 
 @asynccontextmanager
 async def shown(client: "ModelClient | None") -> AsyncIterator[None]:
-    """Shows the loads that the block waits for; nothing where stderr is no terminal."""
+    """Shows the start and the loads that the block waits for; nothing where stderr is no terminal."""
     if client is None or not sys.stderr.isatty():
         yield
         return
@@ -28,8 +29,13 @@ async def shown(client: "ModelClient | None") -> AsyncIterator[None]:
 
 
 async def _shown(client: "ModelClient") -> None:
+    from codellama.serve import daemon
+    from codellama.serve.remote import is_remote
     from codellama_cli import output
 
+    if not is_remote(client.settings.model) and daemon.find() is None:
+        await asyncio.sleep(_STARTING_S)
+        output.note("starting the model server (it stays for the next commands)")
     with output.large_progress("loading the model") as move:
         await watch(client, move)
 

@@ -34,15 +34,31 @@ def place(repo: Path | None) -> Path:
 
 
 def open_repository(repo: Path | None) -> "Index":
-    """The index of the repository around `repo`, or around the current folder."""
+    """The index of the repository around `repo`, or around the current folder.
+
+    Raises RepositoryNotFound where that is the home folder and nobody named it.
+    """
     from codellama_index import open_index
+    from codellama_index.errors import RepositoryNotFound
 
     loaded = config.load(None)  # a repository has no say in this, and what is wrong elsewhere is told there
-    return open_index(
+    index = open_index(
         place(repo),
         max_bytes=loaded.whole("index.max_bytes"),
         submodules=bool(loaded.values["index.submodules"]),
     )
+    if repo is None and holds_everything(index.root):
+        index.close()
+        raise RepositoryNotFound(
+            f"{index.root} holds more than a project: go to a project's folder, or name one that is meant."
+        )
+    return index
+
+
+def holds_everything(root: Path) -> bool:
+    """Whether a folder is the home folder or one around it, which nobody means to have indexed."""
+    home = Path.home().resolve()
+    return root == home or root in home.parents
 
 
 def refreshed(index: "Index", within_s: float = math.inf) -> "Index":

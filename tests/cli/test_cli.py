@@ -150,6 +150,28 @@ def test_index_commands(project: Path) -> None:
     assert ask("drop")["bytes"] > 0  # type: ignore[index]
 
 
+def test_lists_that_are_empty_or_cut(project: Path) -> None:
+    """Both are said on stderr; stdout holds what was found alone."""
+    done = run("index", "symbols", "no_such_name", "--repo", project)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Nothing was found" in done.stderr
+    done = run("index", "symbols", "e", "--limit", "1", "--repo", project)
+    assert len(done.stdout.splitlines()) == 1
+    assert "the first 1: --limit takes more" in done.stderr
+    assert run("index", "refs", "retry_delay", "--repo", project).stderr == ""
+
+
+def test_the_home_folder_is_not_indexed(home: Path) -> None:
+    """Unless it is named; a file in it completes from itself alone."""
+    (home / "notes.py").write_text("def first(path):\n    return path\n")
+    fails(2, "holds more than a project", "ask", "where is first defined?", cwd=home)
+    done = run("complete", "notes.py:2:12", "--json", cwd=home)
+    daemon.stop()
+    assert json.loads(done.stdout)["sources"] == []
+    assert list((home / "cache" / "codellama").glob("index/*/*.sqlite")) == []
+    assert "notes.py:1" in run("index", "symbols", "first", "--repo", home, cwd=home).stdout
+
+
 def test_bad_input(project: Path, home: Path) -> None:
     """Each kind of bad input is one sentence and the right exit code."""
     (project / "image.bin").write_bytes(b"\0\1")

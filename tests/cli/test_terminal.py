@@ -94,6 +94,14 @@ def test_quoted_lines_are_whole(project: Path) -> None:
     assert re.sub(r"\s", "", LONG) in shown
 
 
+def test_a_start_is_told_of(project: Path) -> None:
+    """Whoever waits for the start of the model server is told what is waited for; nobody else is."""
+    for told in (True, False):
+        terminal = Terminal("complete", "table.py:1:5", cwd=project)
+        assert terminal.end() == 0, terminal.text
+        assert ("starting the model server" in terminal.text) == told
+
+
 def test_control_c_leaves_a_chat(project: Path) -> None:
     """At its prompt, at once; what is empty is no end."""
     terminal = Terminal("ask", "--chat", cwd=project)
