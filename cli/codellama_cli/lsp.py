@@ -1,5 +1,6 @@
 """`codellama lsp`: the language server on stdio."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,10 +14,14 @@ def lsp(
     Example: codellama lsp
     """
     from codellama.runtime.errors import InvalidRequest
-    from codellama_cli import repository
+    from codellama_cli import output, repository
     from codellama_lsp.__main__ import main
     from codellama_lsp.settings import Settings
 
+    if sys.stdin.isatty():
+        output.note(
+            "The language server waits for an editor on standard input: docs/editors.md. Ctrl-C ends it."
+        )
     options: dict[str, dict[str, object]] = {}
     try:
         values = repository.settings_for(None).values

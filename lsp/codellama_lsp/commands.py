@@ -26,6 +26,7 @@ from codellama_lsp.session import Server
 if TYPE_CHECKING:
     from codellama.assist.edit import Passage
     from codellama.serve.client import ModelClient
+    from codellama_index import Index
 
 _SCOPES = ("everywhere", "workspace", "language")
 _FAILED = -32803  # the protocol's RequestFailed: nothing is wrong with the request itself
@@ -111,11 +112,7 @@ async def _ask(server: Server, argument: dict[str, Any]) -> object:
     question = argument.get("question")
     if not isinstance(question, str) or not question.strip():
         raise InvalidRequest("question is empty: ask something, such as 'where is X decided?'.")
-    path = convert.path_of(argument["uri"]) if isinstance(argument.get("uri"), str) else None
-    found = server.folders.find(path)
-    indexes = [found[0]] if found else server.folders.indexes()
-    if not indexes:
-        raise InvalidRequest("No folder is indexed: open a project's folder and ask again.")
+    index = _asked_about(server, argument.get("uri"))
     on_text = _streaming(server, argument)
 
     async def work() -> object:
@@ -124,12 +121,24 @@ async def _ask(server: Server, argument: dict[str, Any]) -> object:
         model, room = server.settings.chat.model, server.settings.chat.max_context
         client = ModelClient(serve_settings(server.settings, model)) if model else None
         try:
-            return asdict(await answer(question, indexes[0], client, max_context=room, on_text=on_text))
+            return asdict(await answer(question, index, client, max_context=room, on_text=on_text))
         finally:
             if client is not None:
                 await client.aclose()
 
     return await apart(work)
+
+
+def _asked_about(server: Server, uri: object) -> "Index":
+    """The repository of a document, else of the one touched last, else the first; raises InvalidRequest."""
+    uris = [uri] if isinstance(uri, str) else []
+    for each in (*uris, *(document.uri for document in server.documents)):
+        if found := server.folders.find(convert.path_of(each)):
+            return found[0]
+    indexes = server.folders.indexes()
+    if not indexes:
+        raise InvalidRequest("No folder is indexed: open a project's folder and ask again.")
+    return indexes[0]
 
 
 async def _explain(server: Server, argument: dict[str, Any]) -> object:

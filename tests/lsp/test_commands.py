@@ -127,6 +127,26 @@ def test_questions_are_answered_from_the_index(begin: Callable[..., Any]) -> Non
     assert "question is empty" in refused(client, "ask", question=" ")
 
 
+def test_a_question_without_a_document_is_about_the_last_one(
+    start: Callable[..., Any], project: Path, tmp_path: Path
+) -> None:
+    """Of several folders, the one that was worked in last is asked about."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "rings.py").write_text("def ring(r):\n    return r\n")
+    client = start()
+    folders = [{"uri": path.as_uri(), "name": path.name} for path in (project, other)]
+    client.initialize(workspaceFolders=folders)
+    deadline = time.monotonic() + 60
+    while not all(client.call("workspace/symbol", {"query": name}) for name in ("area", "ring")):
+        assert time.monotonic() < deadline, "the folders were not indexed"
+        time.sleep(0.05)
+    for path, name in ((project / "shapes.py", "area"), (other / "rings.py", "ring")):
+        client.open(path.read_text(), path.as_uri())
+        found = execute(client, "ask", question=f"where is `{name}` defined?")
+        assert found["citations"][0]["path"] == path.name
+
+
 def test_an_instruct_model_answers_with_checked_citations(begin: Callable[..., Any], home: Path) -> None:
     """What it cites wrongly is marked while it streams."""
     client, _ = begin()
