@@ -39,12 +39,24 @@ class FoundFile:
 
 
 def find_root(path: Path) -> Path:
-    """The repository around `path`: git's top folder, else the folder itself."""
+    """The repository around `path`: git's top folder, else the folder itself.
+
+    Git may be missing, refuse a repository of another owner's, or stand inside of `.git`: then the nearest
+    folder that holds a repository counts.
+    """
     if not path.exists():
         raise RepositoryNotFound(f"There is no folder {path}: name one that exists.")
     folder = (path if path.is_dir() else path.parent).resolve()
     top = _git(folder, "rev-parse", "--show-toplevel")
-    return Path(os.fsdecode(top.rstrip(b"\n"))) if top else folder
+    if top:
+        return Path(os.fsdecode(top.rstrip(b"\n")))
+    around = (each for each in (folder, *folder.parents) if _holds_repository(each / ".git"))
+    return next(around, folder)
+
+
+def _holds_repository(git: Path) -> bool:
+    """Whether a `.git` is one: a folder with a HEAD, or the file that worktrees and submodules have."""
+    return os.path.isfile(git) or os.path.isfile(git / "HEAD")
 
 
 def git_common_dir(root: Path) -> Path | None:

@@ -149,6 +149,23 @@ def test_a_folder_without_git(tmp_path: Path) -> None:
         assert {s.path for s in index.symbols()} == {"keep.py"}
 
 
+def test_a_repository_that_git_does_not_open(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another owner's, as in many containers, or without git: asked in a folder of it, all of it is meant."""
+    write(repository, ".gitignore", "drop.py\n")
+    write(repository, "drop.py")
+    write(repository, "keep.py")
+    write(repository, "deep/inside.py")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git refuses it, as it does for another's
+    with open_index(repository / "deep", tmp_path / "cache") as index:
+        assert index.root == repository.resolve()
+        index.sync()
+        assert {s.path for s in index.symbols()} == {"keep.py", "deep/inside.py"}
+    with open_index(repository / ".git", tmp_path / "cache") as index:
+        assert index.root == repository.resolve()
+
+
 @pytest.mark.parametrize("damage", ["header", "middle", "truncated", "foreign", "version", "empty"])
 def test_a_damaged_database_is_built_anew(
     repository: Path, opened: Index, cold: Cold, tmp_path: Path, damage: str
