@@ -152,7 +152,7 @@ def test_a_folder_without_git(tmp_path: Path) -> None:
 def test_a_repository_that_git_does_not_open(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of another owner's, as in many containers, or without git: asked in a folder of it, all of it is meant."""
+    """Of another owner's, as in many containers, or without git: asked in a folder of it, all is meant."""
     write(repository, ".gitignore", "drop.py\n")
     write(repository, "drop.py")
     write(repository, "keep.py")
