@@ -304,16 +304,20 @@ def _main(root: str, deadline_s: float) -> None:
             _transmit(answers, marshal.dumps((digest, skip, plain, gone)))
         if hasattr(signal, "alarm"):
             signal.alarm(0)
-        if _peak_bytes() > _GROWN_BYTES:
+        if _grown_bytes() > _GROWN_BYTES:
             _transmit(answers, b"")
             return
 
 
-def _peak_bytes() -> int:
+def _grown_bytes() -> int:
+    """What this process has taken; 0 where that cannot be told."""
     try:
         import resource
     except ImportError:  # Windows
         return 0
+    # Linux counts the peak of whoever started a process as its own: a large one's workers would never stay.
+    with contextlib.suppress(OSError), open("/proc/self/statm", "rb") as opened:
+        return int(opened.read().split()[1]) * resource.getpagesize()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

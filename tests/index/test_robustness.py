@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from index_support import facts, git, write
 
-from codellama_index import Index, open_index
+from codellama_index import Index, open_index, workers
 from codellama_index import sync as syncing
 from codellama_index.errors import StoreError
 from codellama_index.walk import walk
@@ -55,6 +55,20 @@ def test_a_worker_that_dies(repository: Path) -> None:
         done += results
     assert sorted(item.file.path for item in done) == [file.path for file in files]
     assert not any(item.skip for item in done)
+
+
+def test_workers_of_a_large_process_stay(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is replaced when it has grown itself, not because the process that started it is large."""
+    for n in range(200):
+        write(repository, f"{n}.py", "x = 1\n")
+    starts: list[object] = []
+    start = Pool._start
+    monkeypatch.setattr(Pool, "_start", lambda pool: starts.append(pool) or start(pool))
+    ballast = b"x" * 2 * workers._GROWN_BYTES
+    with Pool(repository, count=1) as pool:
+        assert len(list(pool.parse(walk(repository)))) == 200
+    assert len(starts) == 1
+    del ballast
 
 
 def test_files_that_go_while_we_look(repository: Path, opened: Index, cold: Cold) -> None:
