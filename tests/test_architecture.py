@@ -139,6 +139,7 @@ def test_only_four_modules_know_sql() -> None:
     assert importers("sqlite3") <= {
         "codellama_index.schema",
         "codellama_index.database",
+        "codellama_index.connections",
         "codellama_index.store",
     }
     statement = re.compile(r"\b(SELECT .+ FROM|INSERT (OR \w+ )?INTO|CREATE TABLE|DELETE FROM)\b")

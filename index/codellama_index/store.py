@@ -1,29 +1,20 @@
-"""The database: transactions, and all that is written. What is asked of it: see `queries`.
-
-SQLite in WAL mode, one writer at a time (the caller holds the write lock), any number of readers. Each
-thread has its own connections, opened anew when another database has taken the place of theirs.
-"""
+"""All that is written to the database, and what is asked for it. What else is asked: see `queries`."""
 
 import contextlib
 import heapq
 import os
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from codellama_index import place
-from codellama_index.database import BUSY_S, check, connect, patiently, translated
-from codellama_index.errors import StoreError
+from codellama_index.connections import Connections
+from codellama_index.database import translated
 from codellama_index.packed import Packed
 from codellama_index.records import Commit
 from codellama_index.walk import FoundFile
 
-_LOOK_S = 0.1
 # Enough for any map that fits a prompt.
 _RANKED_SYMBOLS = 5_000
 
@@ -49,70 +40,19 @@ class State:
     changed: int
 
 
-@dataclass(slots=True)
-class _Connections:
-    """One thread's connections to one database file."""
-
-    path: Path
-    inode: int
-    looked: float = 0.0
-    reader: sqlite3.Connection | None = None
-    writer: sqlite3.Connection | None = None
-
-
-class Store:
+class Store(Connections):
     """One worktree's view of the database that `find` names at each use (None where there is none)."""
 
     def __init__(self, find: Callable[[], Path | None], worktree: str) -> None:
+        super().__init__(find)
         self.worktree = worktree
-        self._find = find
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._generation = 0
-        self._fresh: set[tuple[Path, int]] = set()
-
-    @property
-    def path(self) -> Path | None:
-        """The database that is read now."""
-        return self._find()
 
     @contextmanager
     def atomic(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: all of it or nothing. Reads inside it see what it wrote."""
-        with translated(self._find):
-            connections = self._connections()
-            if connections is None:
-                raise StoreError("The index was deleted while it was written: build it again.")
-            if connections.writer is None:
-                connections.writer = self._connect(connections.path, write=True)
-            writer = connections.writer
-            patiently(lambda: writer.execute("BEGIN IMMEDIATE"))
-            self._local.writing, self._local.worktree = writer, None
-            try:
-                yield writer
-                writer.commit()
-            except BaseException:
-                if writer.in_transaction:
-                    writer.rollback()
-                raise
-            finally:
-                self._local.writing = None
-
-    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
-        """All rows of a query; none where there is no database yet."""
-        with translated(self._find):
-            connection = getattr(self._local, "writing", None) or self._reader()
-            return [] if connection is None else patiently(lambda: connection.execute(sql, values).fetchall())
-
-    def checkpoint(self) -> None:
-        """Moves the log into the database, as far as readers allow; keeps the log from growing for ever."""
-        with translated(self._find):
-            connections = self._connections()
-            if connections is not None and connections.writer is not None:
-                connections.writer.execute("PRAGMA busy_timeout = 200")
-                with contextlib.suppress(sqlite3.OperationalError):  # a reader is there: the next one does it
-                    connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                connections.writer.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+        self._local.worktree = None  # its number may be given by a transaction that fails
+        with super().atomic() as writer:
+            yield writer
 
     def compact(self) -> None:
         """Merges the full-text tables and gives free pages back: a first build leaves a tenth too much.
@@ -120,23 +60,11 @@ class Store:
         Skipped where a reader is in the way.
         """
         with translated(self._find), contextlib.suppress(sqlite3.OperationalError):
-            connections = self._connections()
-            if connections is not None and connections.writer is not None:
+            own = self._own()
+            if own is not None and own.writer is not None:
                 for table in ("text", "mention", "message"):
-                    connections.writer.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
-                connections.writer.execute("VACUUM")
-
-    def look(self) -> None:
-        """This thread reads the database that is there now, not one that was deleted just before."""
-        with translated(self._find):
-            self._connections()
-
-    def close(self) -> None:
-        """Closes the connections of all threads; later use opens new ones."""
-        self._generation += 1
-        for connection in self._open:
-            connection.close()
-        self._open.clear()
+                    own.writer.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+                own.writer.execute("VACUUM")
 
     # Files and blobs
 
@@ -211,17 +139,17 @@ class Store:
     def adopt_vectors(self, other: Path) -> None:
         """Takes over the vectors that another database of the same version holds for contents of this one."""
         with translated(self._find):
-            connections = self._connections()
-            if connections is None or connections.writer is None:
+            own = self._own()
+            if own is None or own.writer is None:
                 return
-            connections.writer.execute("ATTACH ? AS other", (str(other),))
+            own.writer.execute("ATTACH ? AS other", (str(other),))
             try:
-                connections.writer.execute(
+                own.writer.execute(
                     "INSERT OR IGNORE INTO vector SELECT b.id, v.model, v.vectors FROM other.vector v"
                     " JOIN other.blob o ON o.id = v.blob JOIN blob b ON b.hash = o.hash"
                 )
             finally:
-                connections.writer.execute("DETACH other")
+                own.writer.execute("DETACH other")
 
     def commits(self) -> list[bytes]:
         """The hashes of the commits that are known, in the order in which they were added."""
@@ -330,42 +258,3 @@ class Store:
             "INSERT INTO symbol_rank VALUES (?, ?, ?, ?)",
             [(worktree, path, name, rank) for (path, name), rank in best],
         )
-
-    # Connections
-
-    def _connections(self, exact: bool = True) -> _Connections | None:
-        """This thread's connections; a reader may go on for a moment with a database that was replaced."""
-        held: _Connections | None = getattr(self._local, "connections", None)
-        current = getattr(self._local, "generation", -1) == self._generation
-        if held is not None and current and not exact and time.monotonic() - held.looked < _LOOK_S:
-            return held
-        path = self._find()
-        if path is None:
-            return None
-        try:
-            inode = path.stat().st_ino
-        except FileNotFoundError:
-            return None
-        if held is None or not current or (held.path, held.inode) != (path, inode):
-            held = self._local.connections = _Connections(path, inode)
-            self._local.generation = self._generation
-        held.looked = time.monotonic()
-        return held
-
-    def _reader(self) -> sqlite3.Connection | None:
-        connections = self._connections(exact=False)
-        if connections is None:
-            return None
-        if connections.reader is None:
-            key = (connections.path, connections.inode)
-            if key not in self._fresh:
-                check(connections.path)
-                self._fresh.add(key)
-                place.touch(connections.path)
-            connections.reader = self._connect(connections.path, write=False)
-        return connections.reader
-
-    def _connect(self, path: Path, write: bool) -> sqlite3.Connection:
-        connection = patiently(lambda: connect(path, write))
-        self._open.append(connection)
-        return connection
