@@ -25,7 +25,7 @@ class Recipe:
     rows: int = 2
     long_length: int = 2_048  # of rows with long samples
     long_rows: int = 1
-    turns: str = "sssl"  # batches in turn: short; long, with several extras; long, of one file
+    turns: str = "sssl"  # batches in turn: short; long, with several extras
     muon_rate: float = 0.015
     adam_rate: float = 0.003
     decay: float = 0.4  # the share of the time over which the rates fall

@@ -22,7 +22,6 @@ from codellama.runtime.tokenizer import Tokenizer
 from codellama.training.corpus import SourceFile, plainness
 
 WINDOW = 1_500  # characters of a file in one sample
-LONG_WINDOW = 3_000  # a window of more is filled with what stands around a function
 EXTRA_WINDOW = 700
 INFILL_RATE = 0.9
 EXTRA_RATE = 0.3
@@ -118,7 +117,9 @@ class SampleStream:
         if starts and self.random.random() < 0.6:
             start = self.random.choice(starts)
             end = min(_end_of_block(text, start), start + self.window)
-            before, after = self._around(end - start)
+            # Often nothing around a function, or a few characters.
+            before = self.random.randint(0, 400) if self.random.random() < 0.5 else 0
+            after = self.random.randint(0, 300) if self.random.random() < 0.5 else 0
             first = text.rfind("\n", 0, max(0, start - before)) + 1 if before else start
             last = text.find("\n", min(len(text), end + after)) + 1 or len(text) if after else end
             imports = "".join(_IMPORT.findall(text[:first])[:4]) if self.random.random() < 0.3 else ""
@@ -129,15 +130,6 @@ class SampleStream:
         start = text.rfind("\n", 0, self.random.randint(0, max(0, len(text) - size)) + 1) + 1
         end = text.find("\n", min(len(text), start + size)) + 1 or len(text)
         return text[start:end], 0, end - start
-
-    def _around(self, size: int) -> tuple[int, int]:
-        """Characters to show before and after a function: often none or a few; a long window is filled."""
-        if self.window > LONG_WINDOW:
-            room = self.window - size
-            before = self.random.randint(room // 3, room)
-            return before, room - before
-        before = self.random.randint(0, 400) if self.random.random() < 0.5 else 0
-        return before, self.random.randint(0, 300) if self.random.random() < 0.5 else 0
 
     def middle(self, text: str, first: int, last: int) -> tuple[int, int]:
         """Where a middle begins and ends in text[first:last]."""

@@ -222,7 +222,6 @@ def mixed(recipe: Recipe, tokenizer: Tokenizer, sources: Sources, seed: int, wor
     sorts = {
         "s": batches(SampleStream(sources, tokenizer, seed), recipe.rows, recipe.length),
         "l": batches(SampleStream(sources, tokenizer, seed, extras=4, window=2_400), *long),
-        "f": batches(SampleStream(sources, tokenizer, seed, window=5_500), *long),
     }
     for turn in count(worker):  # workers begin at different turns, so that sorts come evenly
         yield next(sorts[recipe.turns[turn % len(recipe.turns)]])
