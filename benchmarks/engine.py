@@ -2,14 +2,12 @@
 
 Two Llamas of random weights (40 and 11 million parameters) whose answers never end by themselves. Each
 figure is the best of several rounds, the sides taking turns, since other work on the machine only ever
-slows a round down; read the ratios before the absolute numbers. llama.cpp is asked through its low-level
-decode with two threads; sampling, which that leaves out, is in our figures. `--section` runs another part
-than the speed and writes `results/engine-SECTION`.
+slows a round down; read the ratios before the absolute numbers. `--section` runs another part than the speed
+and writes `results/engine-SECTION`.
 """
 
 import argparse
 import contextlib
-import ctypes
 import os
 import random
 import subprocess
@@ -19,20 +17,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 from benchmarks import report
-from benchmarks.report import Figure
+from benchmarks.engine_peers import PROMPT, THREADS, against_peers, best
+from benchmarks.report import Figure, at_least, at_most
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codellama.runtime import Engine, load_engine
 from codellama.runtime.records import CompletionRequest, InfillRequest, Request, Result, Sampling
-from codellama.runtime.weights.convert import convert
 
-THREADS = 2
-PROMPT, ANSWER = 512, 24
+ANSWER = 24
 _CODE = Path(__file__).read_text(encoding="utf-8")
 
 
@@ -85,112 +81,6 @@ def write_model(folder: Path, dim: int, layers: int, vocabulary: int) -> None:
     (folder / "tokenizer.model").write_bytes(pieces)
 
 
-def best(rounds: int, *sides: Callable[[], float]) -> list[float]:
-    """The least seconds of each side, which take turns."""
-    times = [[side() for side in sides] for _ in range(rounds)]
-    return [min(column) for column in zip(*times, strict=True)]
-
-
-def against_peers(folder: Path, rounds: int) -> list[Figure]:
-    """Decode and prefill beside llama.cpp at the same bits, decode beside transformers."""
-    engine = load_engine(str(folder), device="cpu", quantize="int8")
-    plain = load_engine(str(folder), device="cpu", quantize="int8", kernels="torch")
-    gguf = folder.parent / "model.gguf"
-    convert(folder, gguf, "q8_0")
-    peer = LlamaCpp(gguf)
-    reference = LlamaForCausalLM.from_pretrained(folder).eval()
-    ids = engine.tokenizer.encode(_CODE)[:PROMPT]
-    steps = 48
-
-    def ours(engine: Engine = engine) -> float:
-        # Not greedy, so that no draft is looked up: every token is a step of its own.
-        request = CompletionRequest("def f(", steps, Sampling(temperature=1.0, seed=0))
-        return engine.run(request).stats.decode_s / steps
-
-    def theirs() -> float:
-        return peer.decode(ids[:8], steps) / steps
-
-    def transformers() -> float:
-        rows = torch.tensor([ids[:8]])
-        began = time.perf_counter()
-        with torch.inference_mode():
-            reference.generate(
-                rows, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, pad_token_id=0
-            )
-        return (time.perf_counter() - began) / steps
-
-    chance = iter(range(10**6))
-
-    def our_prefill(engine: Engine = engine) -> float:
-        first = next(chance)  # a prompt that no cache has seen
-        text = f"# {first}\n" + engine.tokenizer.decode(ids)
-        result = engine.run(CompletionRequest(text, 1))
-        return result.stats.prefill_s / result.stats.prompt_tokens
-
-    def their_prefill() -> float:
-        return peer.prefill(ids) / len(ids)
-
-    step, peer_step, reference_step, plain_step = best(
-        rounds, ours, theirs, transformers, lambda: ours(plain)
-    )
-    block, peer_block, plain_block, product = best(
-        rounds, our_prefill, their_prefill, lambda: our_prefill(plain), _product
-    )
-    peer.close()
-    weights, read = _weights(engine), _read_seconds(rounds, _weights(engine))
-    operations = 2 * (weights - engine.config.vocab_size * engine.config.dim)  # one position has logits
-    return [
-        Figure("40M decode, int8", 1 / step, "tokens/s"),
-        Figure("llama.cpp decode, Q8_0", 1 / peer_step, "tokens/s", note="two threads, as built from source"),
-        Figure("transformers decode, float32", 1 / reference_step, "tokens/s"),
-        _ratio("decode against llama.cpp", peer_step / step, 1.0),
-        _ratio("decode against transformers", reference_step / step, 4.0),
-        Figure("40M prefill, int8", 1 / block, "tokens/s"),
-        Figure("llama.cpp prefill, Q8_0", 1 / peer_block, "tokens/s"),
-        _ratio("prefill against llama.cpp", peer_block / block, 2.0),
-        Figure("40M decode by torch's kernels", 1 / plain_step, "tokens/s", note="without a compiler"),
-        Figure("40M prefill by torch's kernels", 1 / plain_block, "tokens/s"),
-        Figure(
-            "reading so many bytes", weights / read / 1e9, "GB/s", note="two threads, a copy of the weights"
-        ),
-        Figure("decode, share of that reading", read / step, "x"),
-        Figure("bfloat16 matrix rate", 1 / product / 1e9, "GFLOP/s", note="torch, 2048 x 2048"),
-        Figure("prefill, share of that rate", operations / block * product, "x"),
-    ]
-
-
-def _weights(engine: Engine) -> int:
-    """Bytes of int8 weights that a step reads, about one for each."""
-    config = engine.config
-    layer = config.dim * (2 * config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    return config.n_layers * (layer + 3 * config.dim * config.ffn_dim) + config.vocab_size * config.dim
-
-
-def _read_seconds(rounds: int, nbytes: int) -> float:
-    """Seconds to read so many bytes once, all cores at it, again and again as a step does."""
-    data = torch.ones(nbytes // 4)
-
-    def read() -> float:
-        began = time.perf_counter()
-        for _ in range(5):
-            data.sum()
-        return (time.perf_counter() - began) / 5
-
-    return best(rounds, read)[0]
-
-
-def _product() -> float:
-    """Seconds for one operation of a large bfloat16 product."""
-    a = torch.ones(2048, 2048, dtype=torch.bfloat16)
-    began = time.perf_counter()
-    a @ a
-    return (time.perf_counter() - began) / (2 * 2048**3)
-
-
-def _ratio(name: str, value: float, goal: float) -> Figure:
-    return Figure(name, value, "x", f"at least {goal} x", value >= goal)
-
-
 def infill(folder: Path, name: str, rounds: int, cold_ms: float, warm_ms: float) -> list[Figure]:
     """p50 of a 512-token infill prompt and 24 tokens out: cold, and with all but the last 16 tokens seen."""
     cold, warm = [], []
@@ -201,8 +91,8 @@ def infill(folder: Path, name: str, rounds: int, cold_ms: float, warm_ms: float)
         cold.append(_timed(engine, prefix))
         warm.append(_timed(engine, prefix[:-40] + f"x{n} = call({n}, "))
     return [
-        _under(f"{name} infill cold, p50", 1000 * _median(cold), cold_ms),
-        _under(f"{name} infill with a prompt seen, p50", 1000 * _median(warm), warm_ms),
+        at_most(f"{name} infill cold, p50", 1000 * _median(cold), cold_ms),
+        at_most(f"{name} infill with a prompt seen, p50", 1000 * _median(warm), warm_ms),
         Figure(f"{name} infill cold, best", 1000 * min(cold), "ms"),
     ]
 
@@ -217,10 +107,6 @@ def _timed(engine: Engine, prefix: str) -> float:
 
 def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
-
-
-def _under(name: str, value: float, goal: float, unit: str = "ms") -> Figure:
-    return Figure(name, value, unit, f"at most {goal:g} {unit}", value <= goal)
 
 
 def speculation(folder: Path, rounds: int) -> list[Figure]:
@@ -258,7 +144,7 @@ def speculation(folder: Path, rounds: int) -> list[Figure]:
             lambda engine=engine, requests=requests: run(engine, list(requests), True),
             lambda engine=engine, requests=requests: run(engine, list(requests), False),
         )
-        figures.append(_ratio(f"speculation on {name}", without / with_drafts, goal))
+        figures.append(at_least(f"speculation on {name}", without / with_drafts, goal))
     PromptLookup.draft = draft  # type: ignore[method-assign]
     return figures
 
@@ -349,56 +235,9 @@ def pocket(rounds: int) -> list[Figure]:
         done = subprocess.run([sys.executable, "-c", _POCKET], capture_output=True, text=True, check=True)
         found.append([float(word) for word in done.stdout.split()])
     return [
-        _under("pocket model: load after torch's import", min(row[0] for row in found), 1.0, "s"),
-        _under("pocket model: memory beside weights and cache", min(row[1] for row in found), 150, "MB"),
+        at_most("pocket model: load after torch's import", min(row[0] for row in found), 1.0, "s"),
+        at_most("pocket model: memory beside weights and cache", min(row[1] for row in found), 150, "MB"),
     ]
-
-
-class LlamaCpp:
-    """llama.cpp's low-level decode on one GGUF file, two threads; prints nothing."""
-
-    def __init__(self, file: Path) -> None:
-        import llama_cpp
-
-        self._lib: Any = llama_cpp
-        llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
-        self._model = llama_cpp.llama_model_load_from_file(
-            str(file).encode(), llama_cpp.llama_model_default_params()
-        )
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = parameters.n_batch = 2048
-        parameters.n_threads = parameters.n_threads_batch = THREADS
-        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
-        assert self._context
-
-    def prefill(self, ids: list[int]) -> float:
-        """Seconds for the prompt alone."""
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
-        began = time.perf_counter()
-        self._run(ids)
-        return time.perf_counter() - began
-
-    def decode(self, ids: list[int], steps: int) -> float:
-        """Seconds for `steps` single tokens after a prompt."""
-        self.prefill(ids)
-        began = time.perf_counter()
-        for n in range(steps):
-            self._run([ids[n % len(ids)]])
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """Frees model and context."""
-        self._lib.llama_free(self._context)
-        self._lib.llama_model_free(self._model)
-
-    def _run(self, ids: list[int]) -> None:
-        tokens = (self._lib.llama_token * len(ids))(*ids)
-        assert self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(tokens, len(ids))) == 0
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _silence(level: int, text: bytes, data: int) -> None:
-    pass
 
 
 if __name__ == "__main__":

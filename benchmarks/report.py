@@ -28,6 +28,16 @@ class Figure:
     note: str = ""
 
 
+def at_least(name: str, value: float, goal: float, unit: str = "x") -> Figure:
+    """A figure that is good when it is high."""
+    return Figure(name, value, unit, f"at least {goal} {unit}", value >= goal)
+
+
+def at_most(name: str, value: float, goal: float, unit: str = "ms") -> Figure:
+    """A figure that is good when it is low."""
+    return Figure(name, value, unit, f"at most {goal:g} {unit}", value <= goal)
+
+
 def machine() -> dict[str, str]:
     """The processor, how many of it, and the system."""
     model = platform.processor() or platform.machine()
