@@ -19,9 +19,9 @@ def attention(bench: Bench, record: Record) -> None:
     past = 32768 if bench.cuda else 300
     if bench.cuda:
         record.take("cuDNN pieces", partial(_pieces, bench, past))
-        for keys, stages, copied in ((128, 2, False), (64, 3, False), (128, 2, True), (64, 3, True)):
-            tile = fused_prefill.Tile(128, keys, 8, stages, copied)
-            record.take(f"fused {keys} {copied}", partial(_ours, bench, tile, 1024, past))
+        for keys, stages in ((128, 2), (64, 3)):
+            tile = fused_prefill.Tile(128, keys, 8, stages)
+            record.take(f"fused {keys}", partial(_ours, bench, tile, 1024, past))
         for count, length in ((2048, past), (512, 512), (256, bench.long)):
             what = f"fused {count} of {length}"
             record.take(what, partial(_ours, bench, fused_prefill.TILE, count, length))
@@ -54,7 +54,6 @@ def _ours(bench: Bench, tile: fused_prefill.Tile, count: int, length: int) -> It
     expected = fused_prefill.attend(q, k, v).float()
     error = float((mixed - expected).norm() / expected.norm())
     how = f"{tile.queries} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
-    how += ", copied" if tile.copied else ""
     name = f"fused, {count} queries of {length}, {how}"
     yield Figure(name, found, "TFLOP/s", note=f"differs from the usual by {error:.2g}")
 

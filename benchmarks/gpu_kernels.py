@@ -135,9 +135,7 @@ def figures(nbytes: int, took: float, bandwidth: float) -> str:
     return f"{took * 1e6:.1f} us, {nbytes / took / 1e9:.0f} GB/s, {nbytes / took / bandwidth:.2f}"
 
 
-def product_case(
-    name: str, kind: str, bandwidth: float, batches: tuple[int, ...], pdl: bool
-) -> Iterator[str]:
+def product_case(name: str, kind: str, bandwidth: float, batches: tuple[int, ...]) -> Iterator[str]:
     """Every configuration of one product; the weights stand more than once, so that none stays in L2."""
     outputs, inputs, normed, gated = SHAPES[name]
     weight = torch.empty(outputs, inputs, device=DEVICE).normal_(0, 0.02)
@@ -158,8 +156,8 @@ def product_case(
         for tile, magic in itertools.product(
             tiles, (False, True) if kind == "int8" and rows == 1 else (True,)
         ):
-            base = Product(matrix, norm, gated, not normed, tile, magic, pdl)
-            flags = [word for word, on in (("ahead", tile.ahead), ("magic", base.magic), ("pdl", pdl)) if on]
+            base = Product(matrix, norm, gated, not normed, tile, magic)
+            flags = [word for word, on in (("ahead", tile.ahead), ("magic", base.magic)) if on]
             words = f"{name} {kind} batch {rows} {tile.outputs}x{tile.inputs} warps {tile.warps} "
             words += f"stages {tile.stages} {' '.join(flags)}"
             try:
@@ -188,7 +186,7 @@ MANY_TILES = {
 }
 
 
-def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, pdl: bool) -> Iterator[str]:
+def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float) -> Iterator[str]:
     """Attention at several lengths, its cache's two layers in turn."""
     heads, shared, d, room = *shape, 128, LENGTHS[-1] + 352
     attention = Attention(heads, shared, d, False, DEVICE)
@@ -214,9 +212,9 @@ def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, 
             words = (
                 f"attention {heads}/{shared} {kind} at {length} block {reading.block} warps {reading.warps} "
             )
-            words += f"stages {reading.stages}{' pdl' if pdl else ''}"
+            words += f"stages {reading.stages}"
             try:
-                attention.launch(qkv, table, out, 1, 1, kind, reading, pdl)
+                attention.launch(qkv, table, out, 1, 1, kind, reading)
                 k, v = (
                     torch.cat(
                         (
@@ -233,7 +231,7 @@ def attention_case(shape: tuple[int, int], kind: torch.dtype, bandwidth: float, 
                 del k, v
 
                 def launch(n: int, reading: Reading = reading, table: Tensor = table) -> None:
-                    attention.launch(qkv, table, out, n % 2, 1, kind, reading, pdl)
+                    attention.launch(qkv, table, out, n % 2, 1, kind, reading)
 
                 took = seconds(launch)
             except Exception:  # noqa: BLE001
@@ -274,19 +272,18 @@ def step_case(
         for a, b in zip(caches, others, strict=True)
     ]
     yield f"{words}: errors {' '.join(f'{error:.1e}' for error in errors)}, keys {max(kept):.1e}"
-    for pdl in (False, True):
-        step = FusedStep(plain, pdl)
-        for batch in (1, 4):
-            step.set(ids[:batch], caches[:batch])
-            kind = caches[0].keys.dtype
-            try:
-                again = step.compute(batch, kind).clone()
-                took = seconds(partial(_step, step, batch, kind))
-                error = off(step.compute(batch, kind), again)
-            except Exception:  # noqa: BLE001
-                yield f"FAILED {words} pdl {pdl}: " + " | ".join(traceback.format_exc().splitlines()[-3:])
-                continue
-            yield f"{words} batch {batch} pdl {pdl}: {figures(nbytes, took, bandwidth)}, again {error:.1e}"
+    step = FusedStep(plain)
+    for batch in (1, 4):
+        step.set(ids[:batch], caches[:batch])
+        kind = caches[0].keys.dtype
+        try:
+            again = step.compute(batch, kind).clone()
+            took = seconds(partial(_step, step, batch, kind))
+            error = off(step.compute(batch, kind), again)
+        except Exception:  # noqa: BLE001
+            yield f"FAILED {words}: " + " | ".join(traceback.format_exc().splitlines()[-3:])
+            continue
+        yield f"{words} batch {batch}: {figures(nbytes, took, bandwidth)}, again {error:.1e}"
 
 
 def _step(step: FusedStep, batch: int, kind: torch.dtype, _: int) -> Tensor:
@@ -298,7 +295,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
     parser.add_argument("--batches", default="1")
-    parser.add_argument("--pdl", action="store_true", help="start kernels before the last one ends")
     parser.add_argument("--seconds", type=float, default=60)
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -321,12 +317,12 @@ def main() -> None:
             (f"step {size} {quantize} {cache}", partial(step_case, size, quantize, cache, bandwidth))
         )
     for name, kind in itertools.product(("7b o", "7b gate-up", "7b down", "7b qkv"), KINDS):
-        case = partial(product_case, name, kind, bandwidth, batches, arguments.pdl)
+        case = partial(product_case, name, kind, bandwidth, batches)
         cases.append((f"{name} {kind}", case))
     for shape, kind in itertools.product(
         ((32, 32), (64, 8)), (torch.bfloat16, torch.int8, torch.float8_e4m3fn)
     ):
-        case = partial(attention_case, shape, kind, bandwidth, arguments.pdl)
+        case = partial(attention_case, shape, kind, bandwidth)
         cases.append((f"attention {shape[0]}/{shape[1]} {kind}", case))
     with torch.inference_mode():
         for name, case in cases:

@@ -25,8 +25,6 @@ from codellama.runtime import fused_prefill
 here = torch.device("cpu")
 for dim, group in ((16, 1), (32, 2)):
     print(fused_prefill.attention_error(dim, group, here, torch.float16))
-fused_prefill.TILE = fused_prefill.Tile(32, 64, 4, 2, copied=True)
-print(fused_prefill.attention_error(16, 2, here, torch.float16))
 print(fused_prefill.gate_error(here, torch.float16))
 for packed in (torch.int8, torch.float8_e4m3fn):
     print(fused_prefill.unpacking_error(packed, here, torch.float16))
@@ -46,7 +44,7 @@ def test_kernels_agree_with_float32() -> None:
     )
     assert done.returncode == 0, done.stderr
     errors = [float(line) for line in done.stdout.split()]
-    assert len(errors) == 6
+    assert len(errors) == 5
     assert max(errors) < 0.001
 
 

@@ -32,13 +32,12 @@ _MOST_OFF = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What a program of attention takes at once, and how it gets its keys."""
+    """What a program of attention takes at once."""
 
     queries: int
     keys: int
     warps: int
     stages: int  # tiles of keys under way
-    copied: bool = False  # by the copy engine of a Hopper
 
 
 # For many queries, and for few.
@@ -167,7 +166,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int | None = None) -> Tensor:
     heights = out if parts == 1 else torch.empty(shape[:3], device=q.device, dtype=torch.float32)
     attend_kernel[(tiles, heads, parts)](
         q,
-        *((_described(x, tile.keys) for x in (k, v)) if tile.copied else (k, v)),
+        k,
+        v,
         out,
         heights,
         *(stride for x in (q, k, v) for stride in x.stride()[1:3]),
@@ -181,20 +181,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int | None = None) -> Tensor:
         M=tile.queries,
         N=tile.keys,
         SPLIT=parts > 1,
-        COPIED=tile.copied,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
     mixed = out if parts == 1 else merged(out, heights)[None].to(q.dtype)
     return mixed.transpose(1, 2)
-
-
-def _described(x: Tensor, rows: int) -> Any:
-    """x [1, KV, S, D] for the copy engine, which brings `rows` of a head at a time."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    _, heads, length, dim = x.shape
-    return TensorDescriptor(x, [heads, length, dim], list(x.stride()[1:]), [1, rows, dim])
 
 
 def merged(parts: Tensor, heights: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from codellama.runtime.layers import RMSNorm
 from codellama.runtime.linear import Fp8Linear, Int4Linear, Int8Linear
 from codellama.runtime.model import Block, Transformer
 from codellama.runtime.triton_attention import FIELDS, attend_groups, attend_one
-from codellama.runtime.triton_products import embed, int4_one, product_many, product_one
+from codellama.runtime.triton_batch import product_many
+from codellama.runtime.triton_products import embed, int4_one, product_one
 
 # The most sequences of a step: what a matrix unit's narrow side holds.
 ROWS = 16
@@ -117,7 +118,6 @@ class Product:
     add: bool = False
     tile: Tile | None = None
     magic: bool = True
-    pdl: bool = False
 
     def launch(self, x: Tensor, out: Tensor, rows: int) -> None:
         """out [16, N] of x [16, K] float32, of which the first `rows` are computed."""
@@ -129,9 +129,7 @@ class Product:
         given: list[Any] = [x, gain, matrix.weight, x if matrix.scale is None else matrix.scale, out]
         sizes: list[Any] = [outputs, matrix.inputs]
         flags: dict[str, Any] = {"GATED": self.gated, "NORM": self.norm is not None, "ADD": self.add}
-        flags |= {"BN": taken, "STAGES": tile.stages, "PDL": self.pdl}
-        if self.pdl:
-            flags["launch_pdl"] = True
+        flags |= {"BN": taken, "STAGES": tile.stages}
         grid = (-(-outputs // taken),)
         words, scaled = matrix.inputs // 8, matrix.kind in ("int8", "fp8")
         if not few:
@@ -198,7 +196,6 @@ class Attention:
         rows: int,
         kind: torch.dtype,
         reading: Reading | None = None,
-        pdl: bool = False,
     ) -> None:
         """qkv [16, (H + 2 KV) D] to out [16, H D], float32; `table` tells of the first `rows` caches."""
         group = self.heads // self.shared
@@ -213,9 +210,7 @@ class Attention:
             "BLOCK": reading.block,
             "STAGES": reading.stages,
         }
-        flags |= {"PDL": pdl, "num_warps": reading.warps, "num_stages": max(reading.stages, 1)}
-        if pdl:
-            flags["launch_pdl"] = True
+        flags |= {"num_warps": reading.warps, "num_stages": max(reading.stages, 1)}
         grid = (splits, self.shared, rows)
         if group == 1:
             attend_one[grid](*given, **flags)
@@ -228,13 +223,11 @@ class FusedStep:
 
     rows = ROWS
 
-    def __init__(self, model: Transformer, pdl: bool = False) -> None:
-        """With `pdl` a kernel begins to fetch weights while the one before it ends."""
+    def __init__(self, model: Transformer) -> None:
         assert fits(model)
-        self._pdl = pdl
         self._model, config = model, model.config
-        self._layers = [_products(block, pdl) for block in model.layers if isinstance(block, Block)]
-        self._head = Product(Matrix.of(model.lm_head), model.norm, pdl=pdl)
+        self._layers = [_products(block) for block in model.layers if isinstance(block, Block)]
+        self._head = Product(Matrix.of(model.lm_head), model.norm)
         device = model.device
         shape = config.n_heads, config.n_kv_heads, config.head_dim
         self._attention = Attention(*shape, config.rope_interleaved, device)
@@ -272,7 +265,7 @@ class FusedStep:
         embed[grid](self._ids, self._model.embed_tokens.weight, x, width, BLOCK=_EMBED_BLOCK)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
             qkv.launch(x, self._qkv, rows)
-            self._attention.launch(self._qkv, self._table, self._mixed, layer, rows, kind, pdl=self._pdl)
+            self._attention.launch(self._qkv, self._table, self._mixed, layer, rows, kind)
             out.launch(self._mixed, x, rows)
             gate_up.launch(x, self._hidden, rows)
             down.launch(self._hidden, x, rows)
@@ -280,7 +273,7 @@ class FusedStep:
         return self._logits[:rows]
 
 
-def _products(block: Block, pdl: bool) -> tuple[Product, Product, Product, Product]:
+def _products(block: Block) -> tuple[Product, Product, Product, Product]:
     attention, mlp = block.self_attn, block.mlp
     qkv = (
         (attention.qkv_proj,)
@@ -289,10 +282,10 @@ def _products(block: Block, pdl: bool) -> tuple[Product, Product, Product, Produ
     )
     gate_up = (mlp.gate_up_proj,) if mlp.gate_up_proj else (mlp.gate_proj, mlp.up_proj)
     return (
-        Product(Matrix.of(*qkv), block.input_layernorm, pdl=pdl),
-        Product(Matrix.of(attention.o_proj), add=True, pdl=pdl),
-        Product(Matrix.of(*gate_up), block.post_attention_layernorm, gated=True, pdl=pdl),
-        Product(Matrix.of(mlp.down_proj), add=True, pdl=pdl),
+        Product(Matrix.of(*qkv), block.input_layernorm),
+        Product(Matrix.of(attention.o_proj), add=True),
+        Product(Matrix.of(*gate_up), block.post_attention_layernorm, gated=True),
+        Product(Matrix.of(mlp.down_proj), add=True),
     )
 
 

@@ -11,9 +11,8 @@ how far it is filled is read from memory, so that one CUDA graph serves every ca
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from codellama.runtime.triton_products import UNITS
+from codellama.runtime.triton_batch import UNITS
 
 # What a row of the table tells of a sequence, int64: addresses of keys, values and their scales, how many
 # positions there is room for, how many are filled, addresses of the tables of cosines and sines.
@@ -78,7 +77,20 @@ def _angles(table, row, filled, D: tl.constexpr):
 
 
 @triton.jit
-def _new(
+def _share(filled, split, S: tl.constexpr, BLOCK: tl.constexpr):
+    """Where a program's positions begin and end, of those that are filled."""
+    chunk = tl.cdiv(tl.cdiv(filled, S), BLOCK) * BLOCK
+    begin = split * chunk
+    return begin, tl.minimum(begin + chunk, filled)
+
+
+@triton.jit
+def _add(
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    filled,
     qkv,
     head,
     cosines,
@@ -90,26 +102,19 @@ def _new(
     EIGHT: tl.constexpr,
     INTERLEAVED: tl.constexpr,
 ):
-    """The new position's key and value, packed, with their scales."""
+    """Writes the new position's key and value to the cache; returns them, packed, with their scales."""
     d = tl.arange(0, D)
     k = _turned(qkv + (H + head) * D, d, cosines, sines, D, INTERLEAVED, d < D)
     v = tl.load(qkv + (H + KV + head) * D + d)
     key, key_scale = _pack(k, CACHE, EIGHT)
     value, value_scale = _pack(v, CACHE, EIGHT)
-    return key, value, key_scale, value_scale
-
-
-@triton.jit
-def _write(
-    keys, values, key_scales, value_scales, filled, key, value, key_scale, value_scale, EIGHT: tl.constexpr
-):
-    D: tl.constexpr = key.shape[0]
     at = filled.to(tl.int64)
-    tl.store(keys + at * D + tl.arange(0, D), key)
-    tl.store(values + at * D + tl.arange(0, D), value)
+    tl.store(keys + at * D + d, key)
+    tl.store(values + at * D + d, value)
     if EIGHT:
         tl.store(key_scales + at, key_scale)
         tl.store(value_scales + at, value_scale)
+    return key, value, key_scale, value_scale
 
 
 @triton.jit
@@ -150,33 +155,27 @@ def attend_one(
     INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Where every query head has keys of its own: qkv [B, 3 KV D] float32 to out [B, KV D].
 
     Every row of a block of positions has a softmax of its own until the end, so that no program waits for
     its threads within the loop. `factor` is the scores' scale in powers of two.
     """
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
     split, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     keys, values, key_scales, value_scales, filled = _sequence(table, row, layer, head, KV, D, CACHE)
     cosines, sines = _angles(table, row, filled, D)
     qkv += row * 3 * KV * D
     d, lane = tl.arange(0, D), tl.arange(0, BLOCK)
     q = _turned(qkv + head * D, d, cosines, sines, D, INTERLEAVED, d < D) * factor
-    chunk = tl.cdiv(tl.cdiv(filled, S), BLOCK) * BLOCK
-    begin = split * chunk
-    end = tl.minimum(begin + chunk, filled)
+    begin, end = _share(filled, split, S, BLOCK)
     top = tl.full([BLOCK], -1e30, tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     mixed = tl.zeros([BLOCK, D], tl.float32)
     if split == 0:
-        key, value, key_scale, value_scale = _new(
-            qkv, head, cosines, sines, KV, KV, D, CACHE, EIGHT, INTERLEAVED
-        )
-        _write(keys, values, key_scales, value_scales, filled, key, value, key_scale, value_scale, EIGHT)
+        key, value, key_scale, value_scale = _add(
+            keys, values, key_scales, value_scales, filled, qkv, head, cosines, sines,
+            KV, KV, D, CACHE, EIGHT, INTERLEAVED,
+        )  # fmt: skip
         score = tl.sum(q * key.to(tl.float32), axis=0) * key_scale
         own = lane == 0
         top = tl.where(own, score, top)
@@ -228,12 +227,8 @@ def attend_groups(
     INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Where G query heads share keys: the same on matrix units, qkv [B, (G + 2) KV D] to out [B, G KV D]."""
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
     split, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     keys, values, key_scales, value_scales, filled = _sequence(table, row, layer, head, KV, D, CACHE)
     cosines, sines = _angles(table, row, filled, D)
@@ -242,17 +237,15 @@ def attend_groups(
     d, lane, g = tl.arange(0, D), tl.arange(0, BLOCK), tl.arange(0, 16)
     heads = g[:, None] * D + d[None, :]
     q = _turned(qkv + head * G * D, heads, cosines, sines, D, INTERLEAVED, (g < G)[:, None]) * factor
-    chunk = tl.cdiv(tl.cdiv(filled, S), BLOCK) * BLOCK
-    begin = split * chunk
-    end = tl.minimum(begin + chunk, filled)
+    begin, end = _share(filled, split, S, BLOCK)
     top = tl.full([16], -1e30, tl.float32)
     total = tl.zeros([16], tl.float32)
     mixed = tl.zeros([16, D], tl.float32)
     if split == 0:
-        key, value, key_scale, value_scale = _new(
-            qkv, head, cosines, sines, KV, H, D, CACHE, EIGHT, INTERLEAVED
-        )
-        _write(keys, values, key_scales, value_scales, filled, key, value, key_scale, value_scale, EIGHT)
+        key, value, key_scale, value_scale = _add(
+            keys, values, key_scales, value_scales, filled, qkv, head, cosines, sines,
+            KV, H, D, CACHE, EIGHT, INTERLEAVED,
+        )  # fmt: skip
         top = tl.sum(q * key.to(tl.float32)[None, :], axis=1) * key_scale
         total += 1.0
         mixed += (value.to(tl.float32) * value_scale)[None, :]

@@ -12,19 +12,40 @@ import triton.language as tl
 
 
 @triton.jit
-def _tile(x, row_stride, head, place, length, BOUND: tl.constexpr, COPIED: tl.constexpr, N: tl.constexpr,
-          D: tl.constexpr):  # fmt: skip
+def _tile(x, row_stride, place, length, BOUND: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
     """Keys or values [N, D] from `place` on; with BOUND those behind `length` are 0."""
-    if COPIED:  # by the copy engine, which knows the tensor's bounds itself
-        tile = x.load([head, place, 0]).reshape(N, D)
+    rows = place + tl.arange(0, N)
+    at = x + rows[:, None] * row_stride + tl.arange(0, D)[None, :]
+    if BOUND:
+        tile = tl.load(at, mask=(rows < length)[:, None], other=0.0)
     else:
-        rows = place + tl.arange(0, N)
-        at = x + rows[:, None] * row_stride + tl.arange(0, D)[None, :]
-        if BOUND:
-            tile = tl.load(at, mask=(rows < length)[:, None], other=0.0)
-        else:
-            tile = tl.load(at)
+        tile = tl.load(at)
     return tile
+
+
+@triton.jit
+def _seen(
+    queries, k, v, k_row, v_row, first, last, start, rows, length, scale, peak, total, mixed,
+    EDGE: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """The softmax so far, and the keys from `first` to `last`; with EDGE not all queries see all of them."""
+    for place in range(first, last, N):
+        keys = _tile(k, k_row, place, length, EDGE, N, D)
+        scores = tl.dot(queries, keys.T)  # [M, N]
+        if EDGE:
+            seen = (place + tl.arange(0, N))[None, :] <= start + rows[:, None]
+            scores = tl.where(seen, scores, float("-inf"))
+        top = tl.maximum(peak, tl.max(scores, 1) * scale)
+        # A query that has seen nothing yet has no top.
+        base = tl.where(top == float("-inf"), 0.0, top) if EDGE else top
+        weights = tl.math.exp2(scores * scale - base[:, None])
+        kept = tl.math.exp2(peak - base)
+        total = total * kept + tl.sum(weights, 1)
+        mixed = mixed * kept[:, None]
+        values = _tile(v, v_row, place, length, EDGE, N, D)
+        mixed = tl.dot(weights.to(values.dtype), values, mixed)
+        peak = top
+    return peak, total, mixed
 
 
 # Not compiled anew for lengths that sixteen divides.
@@ -32,15 +53,13 @@ def _tile(x, row_stride, head, place, length, BOUND: tl.constexpr, COPIED: tl.co
 def attend_kernel(
     q, k, v, out, heights, q_head, q_row, k_head, k_row, v_head, v_row, count, length, heads, share, scale,
     GROUP: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLIT: tl.constexpr,
-    COPIED: tl.constexpr,
 ):  # fmt: skip
     """Causal attention of the last `count` of `length` positions, M queries of a head in each program.
 
     FlashAttention-2 (arXiv 2307.08691): scores stay on the chip. Keys are read where the cache has them,
     GROUP query heads from the same. With SPLIT, a program sees `share` keys only, and leaves the logarithm
     (base 2) of its softmax's sum in `heights` [parts, count, heads], for the parts to be merged by; out is
-    [parts, count, heads, D]. `scale` has log2(e) in it. With COPIED, k and v are descriptors
-    [KV, length, D] for the copy engine.
+    [parts, count, heads, D]. `scale` has log2(e) in it.
     """
     tile = tl.program_id(0)
     head = tl.program_id(1)
@@ -51,9 +70,8 @@ def attend_kernel(
     dims = tl.arange(0, D)
     inside = rows < count
     q += head.to(tl.int64) * q_head
-    if not COPIED:
-        k += shared.to(tl.int64) * k_head
-        v += shared.to(tl.int64) * v_head
+    k += shared.to(tl.int64) * k_head
+    v += shared.to(tl.int64) * v_head
     queries = tl.load(q + rows[:, None] * q_row + dims[None, :], mask=inside[:, None], other=0.0)
     peak = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
@@ -62,31 +80,12 @@ def attend_kernel(
     last = tl.minimum(first + share, tl.minimum(start + (tile + 1) * M, length))
     # All queries of the tile see the keys before `whole`.
     whole = tl.maximum(first, tl.minimum(last, (start + tile * M + 1) // N * N))
-    for place in range(first, whole, N):
-        keys = _tile(k, k_row, shared, place, length, False, COPIED, N, D)
-        scores = tl.dot(queries, keys.T)  # [M, N]
-        top = tl.maximum(peak, tl.max(scores, 1) * scale)
-        weights = tl.math.exp2(scores * scale - top[:, None])
-        kept = tl.math.exp2(peak - top)
-        total = total * kept + tl.sum(weights, 1)
-        mixed = mixed * kept[:, None]
-        values = _tile(v, v_row, shared, place, length, False, COPIED, N, D)
-        mixed = tl.dot(weights.to(values.dtype), values, mixed)
-        peak = top
-    for place in range(whole, last, N):
-        keys = _tile(k, k_row, shared, place, length, True, COPIED, N, D)
-        scores = tl.dot(queries, keys.T)
-        seen = (place + tl.arange(0, N))[None, :] <= start + rows[:, None]
-        scores = tl.where(seen, scores, float("-inf"))
-        top = tl.maximum(peak, tl.max(scores, 1) * scale)
-        base = tl.where(top == float("-inf"), 0.0, top)  # of a query that has seen nothing yet
-        weights = tl.math.exp2(scores * scale - base[:, None])
-        kept = tl.math.exp2(peak - base)
-        total = total * kept + tl.sum(weights, 1)
-        mixed = mixed * kept[:, None]
-        values = _tile(v, v_row, shared, place, length, True, COPIED, N, D)
-        mixed = tl.dot(weights.to(values.dtype), values, mixed)
-        peak = top
+    peak, total, mixed = _seen(
+        queries, k, v, k_row, v_row, first, whole, start, rows, length, scale, peak, total, mixed, False, N, D
+    )
+    peak, total, mixed = _seen(
+        queries, k, v, k_row, v_row, whole, last, start, rows, length, scale, peak, total, mixed, True, N, D
+    )
     mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
     row = (part * count + rows).to(tl.int64) * heads + head
     tl.store(out + row[:, None] * D + dims[None, :], mixed.to(out.dtype.element_ty), mask=inside[:, None])

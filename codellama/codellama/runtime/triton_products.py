@@ -1,24 +1,22 @@
-"""Triton kernels: products of a few rows with a weight matrix, which read the weights once and write no more.
+"""Triton kernels: products of one row with a weight matrix, which read the weights once and write no more.
 
 A decode step is bound by reading weights, so all that stands around a product is done in passing: the
 RMSNorm before it (a factor that is known only after the loop), SwiGLU between two of them, the sum with
 what was there. Activations are float32; weights are float, int8, fp8 or int4. What is launched with which
-numbers stands in `fused_step`. With TRITON_INTERPRET=1 the kernels run on a CPU: so they are tested.
+numbers stands in `fused_step`; products of several rows in `triton_batch`. With TRITON_INTERPRET=1 the
+kernels run on a CPU: so they are tested.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: N803, PLR0913, PLR0915, PLR0917, PLR0912 - a kernel's language, not Python's
+# ruff: noqa: N803, PLR0913, PLR0917, PLR0912 - a kernel's language, not Python's
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # Bits of an integer where a float's fraction stands are that integer times 2^-149; inputs times UP make
 # products of them that are no longer so small, in units of UNIT.
 UP = tl.constexpr(2.0**96)
 UNIT = tl.constexpr(2.0**-53)
-# What matrix units multiply; the interpreter knows no such product of bfloat16.
-UNITS = tl.constexpr(tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16)
 
 
 @triton.jit
@@ -55,6 +53,14 @@ def _part(rows, start, columns, k, EVEN: tl.constexpr):
 
 
 @triton.jit
+def _stretch(row, start, columns, k, EVEN: tl.constexpr):
+    """Some columns of one row as float32, as far as there are any."""
+    if EVEN:
+        return tl.load(row + start + columns).to(tl.float32)
+    return tl.load(row + start + columns, mask=start + columns < k, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def product_one(
     x,
     gain,
@@ -74,11 +80,8 @@ def product_one(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
     AHEAD: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """out [n] of x [k] and weight [n or 2n, k] in float, int8 or fp8; a program sums BN outputs."""
-    if PDL:
-        gdc_launch_dependents()
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     columns = tl.arange(0, BK)
     here = weight + rows[:, None].to(tl.int64) * k + columns[None, :]
@@ -87,12 +90,10 @@ def product_one(
     second = tl.zeros([BN, BK], tl.float32)
     squares = tl.zeros([BK], tl.float32)
     whole = tl.zeros([BK], tl.float32)
-    if AHEAD:  # weights are no other kernel's to write
+    if AHEAD:
         next_w = _part(here, 0, columns, k, EVEN)
         if GATED:
             next_u = _part(there, 0, columns, k, EVEN)
-    if PDL:
-        gdc_wait()
     for start in tl.range(0, k, BK, num_stages=STAGES):
         if AHEAD:
             w = next_w
@@ -104,16 +105,9 @@ def product_one(
             w = _part(here, start, columns, k, EVEN)
             if GATED:
                 u = _part(there, start, columns, k, EVEN)
-        if EVEN:
-            v = tl.load(x + start + columns).to(tl.float32)
-            if NORM:
-                g = tl.load(gain + start + columns).to(tl.float32)
-        else:
-            inside = start + columns < k
-            v = tl.load(x + start + columns, mask=inside, other=0.0).to(tl.float32)
-            if NORM:
-                g = tl.load(gain + start + columns, mask=inside, other=0.0).to(tl.float32)
+        v = _stretch(x, start, columns, k, EVEN)
         if NORM:
+            g = _stretch(gain, start, columns, k, EVEN)
             squares += v * v
             v = v * g
         if MAGIC:
@@ -195,11 +189,8 @@ def int4_one(
     BW: tl.constexpr,
     STAGES: tl.constexpr,
     AHEAD: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """out [n] of x [k] and words [n or 2n, k / 8], scales [n or 2n, k / GROUP] of two bfloat16 each."""
-    if PDL:
-        gdc_launch_dependents()
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     groups = k // GROUP
     j = tl.arange(0, BW)
@@ -211,8 +202,6 @@ def int4_one(
         next_w, next_s = _words(weight, scales, row, 0, j, words, groups, GROUP)
         if GATED:
             next_u, next_t = _words(weight, scales, up_row, 0, j, words, groups, GROUP)
-    if PDL:
-        gdc_wait()
     for start in tl.range(0, words, BW, num_stages=STAGES):
         word = start + j
         inside = word < words
@@ -244,118 +233,6 @@ def int4_one(
             second += _four_bits(u, t, x0, x1, x2, x3, x4, x5, x6, x7, whole)
     total, other = tl.sum(first, axis=1) / UNIT, tl.sum(second, axis=1) / UNIT
     _finish(out, rows, total, other, squares, k, eps, GATED, NORM, ADD)
-
-
-@triton.jit
-def _units(w):
-    """Numbers of any kind for matrix units."""
-    return w.to(tl.float32).to(tl.bfloat16).to(UNITS)
-
-
-@triton.jit
-def _inputs(x, gain, place, inside, row, k, batch, NORM: tl.constexpr):
-    """The same of up to 16 rows: [places, 16]."""
-    there = inside[:, None] & (row[None, :] < batch)
-    v = tl.load(x + row[None, :].to(tl.int64) * k + place[:, None], mask=there, other=0.0).to(tl.float32)
-    square = v * v
-    if NORM:
-        v = v * tl.load(gain + place, mask=inside, other=0.0).to(tl.float32)[:, None]
-    return v, square
-
-
-@triton.jit(do_not_specialize=["batch"])
-def product_many(
-    x,
-    gain,
-    weight,
-    scale,
-    out,
-    batch,
-    n,
-    k,
-    words,
-    eps,
-    GROUP: tl.constexpr,
-    GATED: tl.constexpr,
-    NORM: tl.constexpr,
-    SCALED: tl.constexpr,
-    ADD: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    STAGES: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """out [batch, n] of x [batch, k], at most 16 rows, on matrix units in bfloat16.
-
-    Weights as in the kernels for one row; BK counts words of eight weights where GROUP tells of int4.
-    """
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    row = tl.arange(0, 16)
-    columns = tl.arange(0, BK)
-    first = tl.zeros([BN, 16], tl.float32)
-    second = tl.zeros([BN, 16], tl.float32)
-    squares = tl.zeros([16], tl.float32)
-    kept = tl.minimum(rows, n - 1)
-    here, there = kept[:, None].to(tl.int64), (kept[:, None] + n).to(tl.int64)
-    if GROUP:
-        groups = k // GROUP
-        for start in tl.range(0, words, BK, num_stages=STAGES):
-            word = start + columns
-            inside = word < words
-            group = word[None, :] // (GROUP // 8)
-            w = tl.load(weight + here * words + word[None, :], mask=inside[None, :], other=0)
-            s = tl.load(scale + here * groups + group, mask=inside[None, :], other=0)
-            if GATED:
-                u = tl.load(weight + there * words + word[None, :], mask=inside[None, :], other=0)
-                t = tl.load(scale + there * groups + group, mask=inside[None, :], other=0)
-            for i in tl.static_range(8):
-                v, square = _inputs(
-                    x, gain, word // 32 * 256 + word % 32 + 32 * i, inside, row, k, batch, NORM
-                )
-                squares += tl.sum(square, axis=0)
-                v = v.to(tl.bfloat16).to(UNITS)
-                first = tl.dot(_nibbles(w, s, i), v, first)
-                if GATED:
-                    second = tl.dot(_nibbles(u, t, i), v, second)
-    else:
-        for start in tl.range(0, k, BK, num_stages=STAGES):
-            column = start + columns
-            inside = column < k
-            w = tl.load(weight + here * k + column[None, :], mask=inside[None, :], other=0.0)
-            if GATED:
-                u = tl.load(weight + there * k + column[None, :], mask=inside[None, :], other=0.0)
-            v, square = _inputs(x, gain, column, inside, row, k, batch, NORM)
-            squares += tl.sum(square, axis=0)
-            v = v.to(tl.bfloat16).to(UNITS)
-            first = tl.dot(_units(w), v, first)
-            if GATED:
-                second = tl.dot(_units(u), v, second)
-    if SCALED:
-        first = first * tl.load(scale + kept)[:, None]
-        if GATED:
-            second = second * tl.load(scale + n + kept)[:, None]
-    if NORM:
-        factor = tl.rsqrt(squares / k + eps)
-        first = first * factor[None, :]
-        second = second * factor[None, :]
-    if GATED:
-        first = first / (1.0 + tl.exp(-first)) * second
-    target = out + row[None, :].to(tl.int64) * n + rows[:, None]
-    written = (row[None, :] < batch) & (rows[:, None] < n)
-    if ADD:
-        first = first + tl.load(target, mask=written, other=0.0)
-    tl.store(target, first, mask=written)
-
-
-@triton.jit
-def _nibbles(w, scales, i: tl.constexpr):
-    """The i-th weight of each word, in bfloat16."""
-    step = (scales << 16).to(tl.float32, bitcast=True)
-    middle = (scales & -65536).to(tl.float32, bitcast=True)
-    return ((((w >> (4 * i)) & 15) - 8).to(tl.float32) * step + middle).to(tl.bfloat16).to(UNITS)
 
 
 @triton.jit
