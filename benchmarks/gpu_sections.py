@@ -15,7 +15,6 @@ from codellama.runtime.footprint import cache_bytes
 from codellama.runtime.generation import LanguageModel, pass_rows, prefill, prefill_block
 from codellama.runtime.linear import Quantisation
 
-Measure = Callable[[], Iterator[Figure]]
 # Tokens before the first step that is timed.
 _PROMPT = 64
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama.assist.citations import Checker, Citation, cite, cited_in
+from codellama.assist.citations import Checker, Citation, cite
 from codellama_index import Index
 from codellama_index.errors import PathNotFound
 
@@ -35,7 +35,9 @@ def test_spans_that_do_not_exist(index: Index) -> None:
 def test_citations_in_an_answer(index: Index) -> None:
     """Each is found once, with or without quotes and ranges; a short path counts where it is unique."""
     text = "See `retry.py:4-6` and test_client.py:1, again retry.py:4-6; invented.py:3-4. At 12:30."
-    found = cited_in(index, text, known=["retry.py", "tests/test_client.py"])
+    checker = Checker(index, known=["retry.py", "tests/test_client.py"])
+    checker.marked(text)
+    found = checker.citations
     assert [(c.path, c.start_line, c.end_line, c.verified) for c in found] == [
         ("retry.py", 4, 6, True),
         ("tests/test_client.py", 1, 1, True),

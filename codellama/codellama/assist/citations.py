@@ -40,19 +40,10 @@ def cite(index: Index, path: str, start_line: int, end_line: int, expected: str 
     return Citation(path, start_line, end_line, "\n".join(lines[start_line - 1 : end_line]), verified=True)
 
 
-def cited_in(index: Index, text: str, known: Iterable[str] = ()) -> tuple[Citation, ...]:
-    """Every `path:start-end` in a model's answer, read again; what does not exist is unverified.
-
-    A path that is short for one of the `known` paths, and of one alone, counts as that path.
-    """
-    checker = Checker(index, known)
-    checker.marked(text)
-    return checker.citations
-
-
 class Checker:
     """Checks a model's answer as it comes: what is shown is marked where a citation fails.
 
+    A path that is short for one of the `known` paths, and of one alone, counts as that path.
     A citation fails where its lines do not exist, or where the statement before it quotes code
     (`in backquotes`) of which no piece stands in them.
     """
