@@ -1,9 +1,11 @@
 """Tiny checkpoints, and one engine for the tests that do not care which."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from formats_support import copy, make_llama, write_gguf, write_hugging_face, write_meta, write_pickled
 from runtime_support import write_llama, write_tokenizer
 
 from codellama.runtime import Engine, load_engine
@@ -41,3 +43,22 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model.save_pretrained(folders["sharded"], max_shard_size="60KB")
     write_tokenizer(folders["sharded"])
     return folders
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same model in every format."""
+    root = tmp_path_factory.mktemp("whole")
+    model = make_llama(hidden_size=64, intermediate_size=256)
+    return {
+        "safetensors": write_hugging_face(root / "st", model, "100KB"),
+        "bin": write_pickled(root / "bin", model, 2),
+        "meta": write_meta(root / "meta", model, 2),
+        "gguf": write_gguf(root / "m.gguf", model),
+    }
+
+
+@pytest.fixture
+def bad(whole: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy to be damaged."""
+    return lambda kind: copy(whole[kind], tmp_path / whole[kind].name)
