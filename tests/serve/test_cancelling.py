@@ -33,7 +33,6 @@ from codellama.serve.security import Guard
 from codellama.serve.worker import Worker
 
 HUNG = 60.0
-HEAD = "Host: localhost\r\nAuthorization: Bearer secret\r\n"
 LONG = CompletionRequest("def add(a, b):\n", max_tokens=600)
 
 
@@ -139,6 +138,26 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def posted(path: str, body: dict[str, Any]) -> bytes:
+    """A request as it goes over a socket."""
+    raw = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
+    return f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+async def crowd_that_leaves(admission: Watched, port: int, request: bytes, gate: Gate) -> None:
+    """Two more ask than there are places for; once the model is held, all connections close."""
+    writers = []
+    for _ in range(OTHER_PLACES + 2):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        writers.append(writer)
+    await until(lambda: (admission.running, admission.waiting) == (OTHER_PLACES, 2))
+    await asyncio.to_thread(gate.held.wait, HUNG)
+    for writer in writers:
+        writer.close()
+
+
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 2 * HUNG))
 
@@ -203,22 +222,12 @@ def test_a_closed_connection_takes_its_request_along(
     home: Path, models: Models, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An editor that is killed, also while its request still waits for its turn."""
-    body = b'{"prompt": "a", "max_tokens": 600, "temperature": 0}'
-    head = f"POST /v1/completions HTTP/1.1\r\n{HEAD}"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    request = posted("/v1/completions", {"prompt": "a", "max_tokens": 600, "temperature": 0})
 
     async def scenario() -> None:
         gate.hold(at=2)
         async with serving(models, monkeypatch, gate) as (admission, port):
-            writers = []
-            for _ in range(OTHER_PLACES + 2):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(request)
-                writers.append(writer)
-            await until(lambda: (admission.running, admission.waiting) == (OTHER_PLACES, 2))
-            await asyncio.to_thread(gate.held.wait, HUNG)
-            for writer in writers:
-                writer.close()
+            await crowd_that_leaves(admission, port, request, gate)
             await until(lambda: admission.left)
             gate.open()
             await until(lambda: admission.idle)
@@ -239,22 +248,13 @@ def test_leaving_takes_texts_out_of_the_line(
         return read(self, *args, **more)
 
     monkeypatch.setattr(type(model), "forward", gated)
-    asked = {"model": str(tmp_path), "input": ["word " * 2000, "def f(): ...", "return 1"]}
-    body = json.dumps(asked).encode()
-    request = f"POST /classify HTTP/1.1\r\n{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    texts = ["word " * 2000, "def f(): ...", "return 1"]
+    request = posted("/classify", {"model": str(tmp_path), "input": texts})
 
     async def scenario() -> None:
         gate.hold(at=2)
         async with serving(models, monkeypatch, gate) as (admission, port):
-            writers = []
-            for _ in range(OTHER_PLACES + 2):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(request)
-                writers.append(writer)
-            await until(lambda: (admission.running, admission.waiting) == (OTHER_PLACES, 2))
-            await asyncio.to_thread(gate.held.wait, HUNG)
-            for writer in writers:
-                writer.close()
+            await crowd_that_leaves(admission, port, request, gate)
             await until(
                 lambda: (admission.running, admission.waiting) == (1, 0)
             )  # while the model stands still
