@@ -63,7 +63,8 @@ def status(
         return
     if not report.complete:
         output.print_text("The index is not complete: run codellama index build.")
-    _show_report(report, json=False, every=skipped)
+    output.print_text(f"{_counted(report.files, 'file')}, {_held(report)}")
+    _show_skipped(report, every=skipped)
     output.print_text(
         f"{own.bytes / 1e6:.1f} MB in {own.folder}\n"
         f"{total / 1e6:.1f} MB in all {len(everything)} indexes, of {limit / 1e6:.0f} MB (index.max_bytes)"
@@ -224,19 +225,33 @@ def _note_length(found: int, limit: int | None) -> None:
         output.note(f"These are the first {limit}: --limit takes more.")
 
 
-def _show_report(report: "SyncReport", json: bool, every: bool = False) -> None:
+def _show_report(report: "SyncReport", json: bool) -> None:
     from codellama_cli import output
 
     if json:
         output.print_json(asdict(report))
         return
     output.print_text(
-        f"{report.files} files, {report.indexed} parsed anew, {report.symbols} symbols, "
-        f"{report.bytes / 1e6:.1f} MB of source, {report.seconds:.2f} s"
+        f"{_counted(report.files, 'file')}, {report.indexed} parsed anew, {_held(report)}, "
+        f"{report.seconds:.2f} s"
     )
+    _show_skipped(report)
+
+
+def _held(report: "SyncReport") -> str:
+    return f"{_counted(report.symbols, 'symbol')}, {report.bytes / 1e6:.1f} MB of source"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _show_skipped(report: "SyncReport", every: bool = False) -> None:
+    from codellama_cli import output
+
     if every:
         for skipped in report.skipped:
             output.print_text(f"  left out: {skipped.path} ({skipped.reason})")
         return
     for reason, count in Counter(skipped.reason for skipped in report.skipped).most_common():
-        output.print_text(f"  left out: {count} {'file' if count == 1 else 'files'} ({reason})")
+        output.print_text(f"  left out: {_counted(count, 'file')} ({reason})")

@@ -49,12 +49,15 @@ def infill(
 
 
 def _read(file: Path | None) -> str:
+    from codellama_cli import output
     from codellama_index.errors import NotText, PathNotFound
     from codellama_index.extract import decode
 
     if file is not None and not file.is_file():
         raise PathNotFound(f"There is no file {file}: name a file that exists.")
     try:
+        if file is None and sys.stdin.isatty():
+            output.note(f"Type the text with {MARK} in it; Ctrl-D ends it.")
         content = sys.stdin.buffer.read() if file is None else file.read_bytes()
     except OSError as error:
         raise PathNotFound(f"{file} cannot be read ({error.strerror}).") from error

@@ -14,10 +14,11 @@ def _group() -> None:
 
 @config.command()
 def show(repo: Repo = None, json: Json = False) -> None:
-    """Print each setting with where it came from.
+    """Print each setting with where it came from, and the file in which yours belong.
 
     Example: codellama config show
     """
+    from codellama_cli import config as files
     from codellama_cli import output, repository
     from codellama_index.walk import find_root
 
@@ -29,3 +30,5 @@ def show(repo: Repo = None, json: Json = False) -> None:
         return
     for key, value in loaded.values.items():
         output.print_text(f"{key} = {value!r}  ({loaded.sources[key]})")
+    own = files.user_file()
+    output.note(f"Your own settings belong in {own}{'' if own.is_file() else ', which is not there yet'}.")

@@ -238,7 +238,9 @@ def test_a_cache_that_cannot_be_written(project: Path, home: Path) -> None:
 
 
 def test_configuration_and_its_sources(project: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Environment over repository over user over default; a repository may set harmless keys only."""
+    """Environment over repository over user over default; a repository may set harmless keys only. Where the
+    user's belong is told, though nothing is there yet."""
+    assert str(home / "config" / "codellama" / "config.toml") in run("config", "show").stderr
     (home / "config" / "codellama").mkdir()
     user = home / "config" / "codellama" / "config.toml"
     user.write_text("[completion]\nmax_tokens = 11\nbudget_bytes = 22\n[engine]\nidle_minutes = 3\n")
