@@ -68,7 +68,9 @@ def test_files_are_counted_as_wholes(tmp_path: Path) -> None:
 
 def test_hits_are_what_stands_there(own: Index) -> None:
     """A hit's text is the file's text at its lines."""
-    for hit in own.retrieve("where is the prompt packed?", 10):
+    hits = own.retrieve("where is the prompt packed?", 10)
+    assert len(hits) == 10
+    for hit in hits:
         lines = own.read(hit.path).split("\n")
         assert hit.text == "\n".join(lines[hit.start_line - 1 : hit.end_line])
 
