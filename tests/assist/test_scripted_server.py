@@ -6,13 +6,13 @@ It cites what is true, what is wrong, what is missing, and hides terminal escape
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from codellama.assist.answer import Answer, answer
+from codellama.assist.answer import Answer, Turn, answer
 from codellama.serve import daemon
 from codellama.serve.client import ModelClient, ServeSettings
 from codellama.serve.daemon import Address
@@ -77,13 +77,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
         running.shutdown()
 
 
-def ask(index: Index, question: str = "where is the retry delay decided?") -> tuple[Answer, str]:
+def ask(
+    index: Index,
+    question: str = "where is the retry delay decided?",
+    history: Sequence[Turn] = (),
+    max_context: int = 8192,
+) -> tuple[Answer, str]:
     """The answer, and the text as it was shown."""
     shown: list[str] = []
 
     async def run() -> Answer:
         async with ModelClient(ServeSettings(model="scripted")) as client:
-            return await answer(question, index, client, max_context=8192, on_text=shown.append)
+            return await answer(
+                question, index, client, max_context=max_context, on_text=shown.append, history=history
+            )
 
     return asyncio.run(run()), "".join(shown)
 
@@ -145,3 +152,19 @@ def test_exact_facts_go_to_the_model(index: Index, server: ScriptedServer) -> No
     ask(index, "who calls retry_delay?")
     content = server.asked[0]["messages"][-1]["content"]
     assert "The index knows for certain:\nretry_delay is used by:\n- client.py:5  in fetch" in content
+
+
+def test_a_long_conversation_goes_on(index: Index, server: ScriptedServer) -> None:
+    """Its beginning is left out where it would not fit, and exact facts are cut: nothing is refused."""
+    server.pieces = ["ok"]
+    turns = [Turn(f"question {n}", f"answer {n} " * 100) for n in range(20)]
+    ask(index, "who calls retry_delay?", turns, max_context=2048)
+    messages = server.asked[0]["messages"]
+    said = [message["content"] for message in messages[:-1]]
+    assert said[-2] == "question 19"
+    assert 0 < sum(map(len, said)) < 2048 * 2.8 / 3
+    ask(index, "who calls retry_delay?", max_context=128)
+    assert (
+        "The index knows for certain:\nretry_delay is used by:\n" in server.asked[1]["messages"][0]["content"]
+    )
+    assert "is defined here" not in server.asked[1]["messages"][0]["content"]

@@ -26,6 +26,7 @@ from codellama_index.records import Hit, QuestionVector
 
 _RETRIEVED = 20
 _MAX_TOKENS = 768
+_SHARE = 1 / 3
 _REFERS_BACK = re.compile(r"\b(it|its|that|those|these|them|they|there|this|he|she|one|and)\b", re.I)
 _INSTRUCTION = (
     "Answer the question about a repository from the documents alone. After each statement cite the lines "
@@ -124,12 +125,17 @@ async def _generated(
     on_text: Callable[[str], None],
     history: Sequence[Turn],
 ) -> tuple[str, tuple[Citation, ...]]:
-    """The model's answer with failing citations marked, and all of its citations."""
+    """The model's answer with failing citations marked, and all of its citations.
+
+    The documents are cut by the server to what fits; what is exact and what was said before take a third of
+    the room each at most.
+    """
     limit = min(_MAX_TOKENS, max_context // 4)
-    facts = composed(index, found, (), "")[0] if found else ""
-    said = [len(turn.question) + len(turn.answer) for turn in history]
-    room = int((max_context - limit) * BYTES_PER_TOKEN) - sum(said) - len(facts) - len(_INSTRUCTION)
-    shown_files = documents(index, question, hits, max(room, 0))
+    room = int((max_context - limit) * BYTES_PER_TOKEN)
+    facts = _begun(composed(index, found, (), "")[0], int(room * _SHARE)) if found else ""
+    history = _latest(history, int(room * _SHARE))
+    left = room - sum(map(_size, history)) - len(facts) - len(_INSTRUCTION)
+    shown_files = documents(index, question, hits, max(left, 0))
     checker = Checker(index, [document.filename for document in shown_files])
     messages: list[ChatMessage] = []
     for turn in history:
@@ -148,6 +154,23 @@ async def _generated(
     whole = checker.marked(strip_escapes(text))
     on_text(whole[len(shown) :])
     return whole, checker.citations
+
+
+def _begun(text: str, room: int) -> str:
+    """As many whole lines as fit."""
+    return text if len(text) <= room else text[:room].rpartition("\n")[0]
+
+
+def _latest(history: Sequence[Turn], room: int) -> Sequence[Turn]:
+    """The last turns of a conversation, as many as fit: a long one goes on without its beginning."""
+    for n in range(len(history)):
+        if sum(map(_size, history[n:])) <= room:
+            return history[n:]
+    return ()
+
+
+def _size(turn: Turn) -> int:
+    return len(turn.question) + len(turn.answer)
 
 
 def _to_last_space(text: str) -> str:
