@@ -16,11 +16,12 @@ def infill(
     file: Annotated[Path | None, typer.Argument(help="The file; default: stdin.")] = None,
     model: Annotated[str | None, typer.Option(help="Default: completion.model.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Default: completion.max_tokens.")] = None,
+    single_line: Annotated[bool, typer.Option("--single-line", help="One line at most.")] = False,
     json: Json = False,
 ) -> None:
     """Fill <FILL_ME> in a file or on stdin, and print what belongs there.
 
-    Example: echo 'def add(a, b): return <FILL_ME>' | codellama infill
+    Example: echo 'def add(a, b): return <FILL_ME>' | codellama infill --single-line
     """
     from codellama.runtime.errors import InvalidRequest
     from codellama.runtime.records import InfillRequest
@@ -34,7 +35,8 @@ def infill(
     given = {"completion.model": model, "completion.max_tokens": max_tokens}
     settings = repository.settings_for(None, given)
     name = repository.checked_model(settings, "completion.model")
-    request = InfillRequest(prefix, suffix, max_tokens=settings.whole("completion.max_tokens"))
+    most, stop = settings.whole("completion.max_tokens"), ("\n",) if single_line else ()
+    request = InfillRequest(prefix, suffix, max_tokens=most, stop=stop)
 
     async def run() -> None:
         asked = ModelClient(repository.serve_settings(settings, name))

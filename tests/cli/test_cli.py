@@ -106,6 +106,8 @@ def test_complete(project: Path) -> None:
     assert "retry.py" in {source["path"] for source in found["sources"]}
     filled = run("infill", "--json", "--max-tokens", "4", stdin="def add(a, b):\n    return <FILL_ME>\n")
     assert json.loads(filled.stdout).keys() == {"text", "stats"}
+    line = run("infill", "--single-line", stdin="def add(a, b): return <FILL_ME>\n").stdout
+    assert (line.strip() != "", len(line.splitlines())) == (True, 1)
     running = json.loads(run("serve", "--status", "--json").stdout)
     assert Path(running["token_file"]).stat().st_mode & 0o777 == 0o600
     assert json.loads(run("serve", "--stop", "--json").stdout) == {"stopped": True}
