@@ -33,10 +33,11 @@ _MAX_WIDTH = 2**31 // (127 * 127)
 class Int8Linear(nn.Module):
     """Weights in int8 with a scale for each output; activations in 15 bits or in bfloat16.
 
-    An activation in one int8 costs far more accuracy than the weights do (LLM.int8(), arXiv 2208.07339,
+    A row of activations in int8 costs far more accuracy than the weights do (LLM.int8(), arXiv 2208.07339,
     section 3). In two int8 halves, the second of which holds what the first one leaves, only the weights'
     rounding remains, and sums are exact integers. bfloat16 is one kernel that starts sooner. Which of them
-    a few and many rows take is for `kernels` to say.
+    a few and many rows take is for `kernels` to say. (The compiled code of `native` gives each 32 activations
+    a step of their own, which takes one int8; torch has no such product.)
     """
 
     weight: Tensor

@@ -3,15 +3,16 @@
  * What it computes is what `layers` and `linear` compute; why it exists is speed: a step of a small model
  * is hundreds of operations of a microsecond each, and a call for each of them costs as much again.
  *
- * A position's numbers never depend on what is computed beside it. Activations are quantised row by row in
- * two int8 halves whose products with the weights are summed as integers, which is exact in any order; every
- * sum of floats runs over a row or over positions in one fixed order, and products are fused into sums only
- * where `fused` says so (the compiler is told not to). So a prompt computed at once, in
- * pieces, or a token at a time gives the same bits, and `native` may go on from any cached position.
+ * A position's numbers never depend on what is computed beside it. Activations are quantised row by row, each
+ * 32 of them to int8 with a step of their own (as llama.cpp's Q8_0 does), and products with the weights are
+ * summed as integers within those 32, which is exact in any order; every sum of floats runs over a row or over
+ * positions in one fixed order, and products are fused into sums only where `fused` says so (the compiler is
+ * told not to). So a prompt computed at once, in pieces, or a token at a time gives the same bits, and `native`
+ * may go on from any cached position.
  *
  * Plain C with GNU vector extensions: gcc and clang compile it. The products are written for AVX-512 VNNI,
- * with a plain loop for other processors; whether it is faster than torch's kernels is measured before it is
- * used.
+ * AVX-VNNI, AVX2 and NEON's dot product, with a plain loop for other processors; whether they are right, and faster
+ * than torch's kernels, is measured before they are used.
  */
 
 #include <math.h>
@@ -21,8 +22,11 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if defined(__AVX512F__) || defined(__FMA__)
+#ifdef __AVX__
 #include <immintrin.h>
+#endif
+#ifdef __ARM_FEATURE_DOTPROD
+#include <arm_neon.h>
 #endif
 #ifdef __linux__
 #include <linux/futex.h>
@@ -32,16 +36,25 @@
 #include <sched.h>
 #endif
 
-#define LANES 16  /* of a vector; outputs and positions are stored in tiles as wide */
-#define STRIDE 64 /* positions whose scores are computed together; a cache holds a multiple */
-#define MOST 6    /* rows, or queries, that share what is loaded */
+/* LANES of a vector, as wide as the processor's: outputs and positions are stored in tiles as wide. MOST rows, or
+ * queries, share what is loaded: as many as the registers hold sums of. */
+#ifdef __AVX512F__
+#define LANES 16
+#define MOST 6
+#else
+#define LANES 8
+#define MOST 3
+#endif
+#define STRIDE (4 * LANES) /* positions whose scores are computed together; a cache holds a multiple */
+#define GROUP 32           /* activations of a row that share a step */
+#define GROUPS(inputs) (((inputs) + GROUP - 1) / GROUP)
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int8_t bytes16 __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
-/* Weights [N, K] as w + 128 in tiles [N / 16][K / 4][16][4]; N is a multiple of 32, padded with zeros. */
+/* Weights [N, K] as w + 128 in tiles [N / LANES][K / 4][LANES][4]; N is a multiple of 32, padded with zeros. */
 typedef struct {
     const uint8_t *weight;
     const float *scale; /* [N] */
@@ -63,7 +76,7 @@ typedef struct {
     linear head;
 } model;
 
-/* Keys [layers, KV, capacity / 16, D, 16] and values [layers, KV, capacity, D], float32, or int8 where there
+/* Keys [layers, KV, capacity / LANES, D, LANES] and values [layers, KV, capacity, D], float32, or int8 where there
  * are scales [layers, KV, capacity]. */
 typedef struct {
     void *keys, *values;
@@ -86,9 +99,9 @@ typedef struct {
     float *x;       /* [rows, dim], what the layers add to */
     float *wide;    /* [rows, outputs], what a product gives */
     float *input;   /* [rows, inputs], what the next product takes, */
-    int8_t *halves; /* [rows, 2, inputs], in two halves of int8, */
-    float *step;    /* [rows] */
-    int32_t *sums;  /* [rows, 2] */
+    int8_t *bytes;  /* [rows, inputs], in int8, */
+    float *step;    /* [rows, groups] */
+    int32_t *sums;  /* [rows, groups], of the bytes, times -SHIFT */
     float **scores; /* for each thread [MOST, positions] */
     int64_t inputs, outputs;
     int32_t arrived, sleeping, turn; /* see `meet`; zeros */
@@ -102,7 +115,7 @@ INLINE vec widen(const int8_t *p) {
 #ifdef __AVX512F__ /* gcc converts bytes to floats one by one */
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 #else
-    return __builtin_convertvector(__builtin_convertvector(*(const bytes16 *)p, ivec), vec);
+    return __builtin_convertvector(__builtin_convertvector(*(const bytes *)p, ivec), vec);
 #endif
 }
 INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
@@ -111,12 +124,8 @@ INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | 
 INLINE vec fused(vec a, vec b, vec c) {
 #ifdef __AVX512F__
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__) /* gcc leaves the loop below in single lanes here */
-    typedef union { vec whole; __m256 half[2]; } pair;
-    const pair x = {a}, y = {b};
-    pair z = {c};
-    for (int h = 0; h < 2; h++) z.half[h] = _mm256_fmadd_ps(x.half[h], y.half[h], z.half[h]);
-    return z.whole;
+#elif defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(__FP_FAST_FMAF)
     for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return c;
@@ -135,11 +144,45 @@ INLINE float total(vec x) {
 }
 
 INLINE float largest(vec x) {
-    float lane[LANES];
-    memcpy(lane, &x, sizeof lane);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-    return lane[0];
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#elif defined(__AVX2__)
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+#else
+    float most = x[0];
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
+#endif
+}
+
+/* The sum of the lanes. */
+INLINE int32_t sum_of(ivec x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)x);
+#elif defined(__AVX2__)
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+#endif
+}
+
+/* Stores lanes from -128 to 127 as bytes. */
+INLINE void store_bytes(int8_t *p, ivec x) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x));
+#elif defined(__AVX2__)
+    __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
+    __m128i words = _mm_packs_epi32(low, high);
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
+#else
+    *(bytes *)p = __builtin_convertvector(x, bytes);
+#endif
 }
 
 /* e to the x, to about 2 ulp, for x from -87 to 87; below and above as at these ends (Cephes' polynomial). */
@@ -191,27 +234,48 @@ static void meet(workspace *s, int threads) {
 
 /* ------------------------------------------------------------------------------------ products */
 
-/* acc + the products of four unsigned weights of each lane with the four signed bytes in `x`. */
+/* Weights are kept as w + 128, since the instructions of AVX-512 VNNI and AVX-VNNI multiply unsigned bytes with
+ * signed ones; others take w. SHIFT is what the products of a weight are too large by. */
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define SHIFT 128
+#else
+#define SHIFT 0
+#endif
+
+/* acc + the products of four weights of each lane, plus SHIFT each, with the four signed bytes in `x`. */
 INLINE ivec dot4(ivec acc, const uint8_t *weight, int32_t x) {
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__)
     return (ivec)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(weight), _mm512_set1_epi32(x));
+#elif defined(__AVXVNNI__)
+    const __m256i w = _mm256_loadu_si256((const __m256i *)weight);
+    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)acc, w, _mm256_set1_epi32(x));
+#elif defined(__AVX2__) /* |x| times w with x's sign: two such products, of at most 127 * 127, fit 16 bits */
+    const __m256i four = _mm256_set1_epi32(x), stored = _mm256_loadu_si256((const __m256i *)weight);
+    const __m256i w = _mm256_sign_epi8(_mm256_xor_si256(stored, _mm256_set1_epi8(-128)), four);
+    const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(four), w);
+    return acc + (ivec)_mm256_madd_epi16(twos, _mm256_set1_epi16(1));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    typedef union { ivec whole; int32x4_t half[2]; } halves;
+    halves sum = {acc};
+    const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(x));
+    for (int h = 0; h < 2; h++) {
+        const uint8x16_t w = veorq_u8(vld1q_u8(weight + 16 * h), vdupq_n_u8(128));
+        sum.half[h] = vdotq_s32(sum.half[h], vreinterpretq_s8_u8(w), four);
+    }
+    return sum.whole;
 #else
     int8_t byte[4];
     memcpy(byte, &x, 4);
     for (int i = 0; i < LANES; i++)
-        acc[i] += weight[4 * i] * byte[0] + weight[4 * i + 1] * byte[1] + weight[4 * i + 2] * byte[2] +
-                  weight[4 * i + 3] * byte[3];
+        for (int j = 0; j < 4; j++) acc[i] += (weight[4 * i + j] - 128) * byte[j];
     return acc;
 #endif
 }
 
-/* Row `r` of the input [k] as step * (coarse + fine / 254), each half an int8, and the sums of the halves. */
-static void split(const workspace *s, int64_t r, const float *x, int64_t k) {
-    int8_t *halves = s->halves + r * 2 * s->inputs;
-    float *step = s->step + r;
-    int32_t *sums = s->sums + 2 * r;
+/* `size` values (a constant) as step * bytes, and the bytes' sum times -SHIFT. */
+INLINE void round_group(const float *x, const int size, int8_t *bytes, float *step, int32_t *sum) {
     vec most = splat(0);
-    for (int64_t i = 0; i < k; i += LANES) {
+    for (int i = 0; i < size; i += LANES) {
         vec v = load(x + i);
         v = pick(v < 0.0f, -v, v);
         most = pick(v > most, v, most);
@@ -219,57 +283,75 @@ static void split(const workspace *s, int64_t r, const float *x, int64_t k) {
     float peak = largest(most) / 127.0f;
     *step = peak > 1.17549435e-38f ? peak : 1.17549435e-38f;
     const vec magic = splat(12582912.0f), inverse = splat(1.0f / *step);
-    ivec coarse_sum = {}, fine_sum = {};
-    for (int64_t i = 0; i < k; i += LANES) {
-        vec scaled = load(x + i) * inverse;
-        vec coarse = scaled + magic - magic;
-        ivec upper = __builtin_convertvector(coarse, ivec);
-        ivec lower = __builtin_convertvector((scaled - coarse) * 254.0f + magic - magic, ivec);
-        coarse_sum += upper;
-        fine_sum += lower;
-        *(bytes16 *)(halves + i) = __builtin_convertvector(upper, bytes16);
-        *(bytes16 *)(halves + s->inputs + i) = __builtin_convertvector(lower, bytes16);
+    ivec all = {};
+    for (int i = 0; i < size; i += LANES) {
+        ivec steps = __builtin_convertvector(load(x + i) * inverse + magic - magic, ivec);
+        all += steps;
+        store_bytes(bytes + i, steps);
     }
-    sums[0] = sums[1] = 0;
-    for (int i = 0; i < LANES; i++) sums[0] += coarse_sum[i], sums[1] += fine_sum[i];
+    *sum = -SHIFT * sum_of(all);
 }
 
-/* 32 outputs of `rows` rows, a constant: out = or += x @ W.T, out [rows, width]. */
+/* Row `r` of the next product's input, x [k]. */
+static void quantise(const workspace *s, int64_t r, const float *x, int64_t k) {
+    int8_t *bytes = s->bytes + r * s->inputs;
+    float *step = s->step + r * GROUPS(s->inputs);
+    int32_t *sum = s->sums + r * GROUPS(s->inputs);
+    int64_t i = 0;
+    for (; i + GROUP <= k; i += GROUP) round_group(x + i, GROUP, bytes + i, step++, sum++);
+    if (i < k) round_group(x + i, GROUP / 2, bytes + i, step, sum);
+}
+
+/* Adds to 2 * LANES outputs of `rows` rows what `size` inputs give (both constants), which share a step in a row. */
+INLINE void add_group(const uint8_t *first, const uint8_t *second, const int8_t *x, const float *step,
+                      const int32_t *sum, const workspace *s, const int rows, const int size, vec acc[MOST][2]) {
+    ivec part[MOST][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = (ivec){} + sum[r * GROUPS(s->inputs)];
+#pragma GCC unroll 8
+    for (int i = 0; i < size; i += 4) {
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, x + r * s->inputs + i, 4);
+            part[r][0] = dot4(part[r][0], first + LANES * i, four);
+            part[r][1] = dot4(part[r][1], second + LANES * i, four);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+        const vec scale = splat(step[r * GROUPS(s->inputs)]);
+        acc[r][0] = fused(__builtin_convertvector(part[r][0], vec), scale, acc[r][0]);
+        acc[r][1] = fused(__builtin_convertvector(part[r][1], vec), scale, acc[r][1]);
+    }
+}
+
+/* 2 * LANES outputs of `rows` rows, a constant: out = or += x @ W.T, out [rows, width]. */
 INLINE void tile(const linear *w, int64_t n, const workspace *s, int64_t row, const int rows, float *out,
                  int64_t width, int add) {
     const int64_t k = w->k;
     const uint8_t *first = w->weight + n * k, *second = first + LANES * k;
-    const int8_t *x = s->halves + row * 2 * s->inputs;
-    ivec acc[MOST][2][2];
+    const int8_t *x = s->bytes + row * s->inputs;
+    const float *step = s->step + row * GROUPS(s->inputs);
+    const int32_t *sum = s->sums + row * GROUPS(s->inputs);
+    vec acc[MOST][2];
+    for (int r = 0; r < rows; r++) acc[r][0] = acc[r][1] = splat(0);
+    int64_t i = 0;
+    for (; i + GROUP <= k; i += GROUP)
+        add_group(first + LANES * i, second + LANES * i, x + i, step++, sum++, s, rows, GROUP, acc);
+    if (i < k) add_group(first + LANES * i, second + LANES * i, x + i, step, sum, s, rows, GROUP / 2, acc);
     for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++) acc[r][h][0] = acc[r][h][1] = (ivec){};
-    for (int64_t i = 0; i < k; i += 4) {
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-            for (int h = 0; h < 2; h++) {
-                int32_t four;
-                memcpy(&four, x + (2 * r + h) * s->inputs + i, 4);
-                acc[r][h][0] = dot4(acc[r][h][0], first + LANES * i, four);
-                acc[r][h][1] = dot4(acc[r][h][1], second + LANES * i, four);
-            }
-    }
-    for (int r = 0; r < rows; r++) {
-        const int32_t *sums = s->sums + 2 * (row + r);
         for (int b = 0; b < 2; b++) {
             int64_t at = n + b * LANES;
-            vec coarse = __builtin_convertvector(acc[r][0][b] - 128 * sums[0], vec);
-            vec fine = __builtin_convertvector(acc[r][1][b] - 128 * sums[1], vec);
-            vec v = (coarse + fine * (1.0f / 254.0f)) * s->step[row + r] * load(w->scale + at);
+            vec v = acc[r][b] * load(w->scale + at);
             if (w->bias) v += load(w->bias + at);
             vec *place = (vec *)(out + (row + r) * width + at);
             if (add) v += *place;
             *place = v;
         }
-    }
 }
 
-/* A thread's share of x @ W.T for rows `from` up to `to`, x being what was split last. */
+/* A thread's share of x @ W.T for rows `from` up to `to`, x being what was quantised last. */
 static void multiply(const linear *w, const workspace *s, int64_t from, int64_t to, float *out, int64_t width,
                      int add, int thread, int threads) {
     int64_t blocks = w->n / (2 * LANES);
@@ -277,9 +359,11 @@ static void multiply(const linear *w, const workspace *s, int64_t from, int64_t 
         int64_t row = from, n = b * 2 * LANES;
         for (; row + MOST <= to; row += MOST) tile(w, n, s, row, MOST, out, width, add);
         switch (to - row) {
+#if MOST == 6
             case 5: tile(w, n, s, row, 5, out, width, add); break;
             case 4: tile(w, n, s, row, 4, out, width, add); break;
             case 3: tile(w, n, s, row, 3, out, width, add); break;
+#endif
             case 2: tile(w, n, s, row, 2, out, width, add); break;
             case 1: tile(w, n, s, row, 1, out, width, add); break;
         }
@@ -345,7 +429,7 @@ INLINE vec fetch(const void *p, int64_t at, const int packed) {
     return packed ? widen((const int8_t *)p + at) : load((const float *)p + at);
 }
 
-/* Scores of `count` queries (a constant) against 64 positions. */
+/* Scores of `count` queries (a constant) against STRIDE positions. */
 INLINE void score(const float *const *query, const int count, const void *keys, int64_t d, const int packed,
                   float scale, const float *key_scale, float *scores, int64_t room, int64_t position) {
     vec acc[MOST][4];
@@ -438,7 +522,12 @@ static void attend_group(float *const *query, const int64_t *last, int count, co
         if (c->key_scale) attend(query, last, n, c, slot, d, 1, scores);                                       \
         else attend(query, last, n, c, slot, d, 0, scores);                                                    \
         break;
-    switch (count) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+    switch (count) {
+        CASE(1) CASE(2) CASE(3)
+#if MOST == 6
+        CASE(4) CASE(5) CASE(6)
+#endif
+    }
 #undef CASE
 }
 
@@ -484,9 +573,9 @@ static void run(const model *m, const batch *b, float *logits, workspace *shared
     workspace own = *shared, *s = &own;
     if (alone) { /* a row of its own for each thread's input */
         s->input += thread * s->inputs;
-        s->halves += thread * 2 * s->inputs;
-        s->step += thread;
-        s->sums += 2 * thread;
+        s->bytes += thread * s->inputs;
+        s->step += thread * GROUPS(s->inputs);
+        s->sums += thread * GROUPS(s->inputs);
     }
 #define MEET_IF_SHARED \
     if (!alone) meet(shared, threads)
@@ -499,7 +588,7 @@ static void run(const model *m, const batch *b, float *logits, workspace *shared
         const layer *l = m->layer + index;
         EACH_ROW {
             norm(s->x + r * dim, l->attention_norm, dim, m->eps, INPUT);
-            split(s, r, INPUT, dim);
+            quantise(s, r, INPUT, dim);
         }
         MEET_IF_SHARED;
         multiply(&l->qkv, s, 0, rows, s->wide, s->outputs, 0, thread, threads);
@@ -517,20 +606,20 @@ static void run(const model *m, const batch *b, float *logits, workspace *shared
             else if (h % threads == thread) attention(m, b, index, h, s, &turn, thread, 1);
         }
         meet(shared, threads);
-        EACH_ROW split(s, r, WIDE, l->o.k);
+        EACH_ROW quantise(s, r, WIDE, l->o.k);
         MEET_IF_SHARED;
         multiply(&l->o, s, 0, rows, s->x, dim, 1, thread, threads);
         meet(shared, threads);
         EACH_ROW {
             norm(s->x + r * dim, l->feed_forward_norm, dim, m->eps, INPUT);
-            split(s, r, INPUT, dim);
+            quantise(s, r, INPUT, dim);
         }
         MEET_IF_SHARED;
         multiply(&l->gate_up, s, 0, rows, s->wide, s->outputs, 0, thread, threads);
         meet(shared, threads);
         EACH_ROW {
             gated(WIDE, m->ffn, INPUT);
-            split(s, r, INPUT, m->ffn);
+            quantise(s, r, INPUT, m->ffn);
         }
         MEET_IF_SHARED;
         multiply(&l->down, s, 0, rows, s->x, dim, 1, thread, threads);
@@ -539,11 +628,14 @@ static void run(const model *m, const batch *b, float *logits, workspace *shared
     int64_t first = rows - b->wanted;
     EACH_ROW if (r >= first) {
         norm(s->x + r * dim, m->norm, dim, m->eps, INPUT);
-        split(s, r, INPUT, dim);
+        quantise(s, r, INPUT, dim);
     }
     MEET_IF_SHARED;
     multiply(&m->head, s, first, rows, logits - first * m->head.n, m->head.n, 0, thread, threads);
 }
+
+/* How weights and keys are to be stored. */
+const int64_t codellama_lanes = LANES;
 
 /* Runs a batch; logits [wanted, head.n] of its last rows. */
 void codellama_pass(const model *m, const batch *b, float *logits, workspace *s, int64_t threads) {
@@ -559,7 +651,7 @@ void codellama_pass(const model *m, const batch *b, float *logits, workspace *s,
 /* One product by itself, for measuring: out [rows, n] = x [rows, k] @ W.T. */
 void codellama_product(const linear *w, const float *x, int64_t rows, float *out, workspace *s,
                        int64_t threads) {
-    for (int64_t r = 0; r < rows; r++) split(s, r, x + r * w->k, w->k);
+    for (int64_t r = 0; r < rows; r++) quantise(s, r, x + r * w->k, w->k);
 #ifdef _OPENMP
 #pragma omp parallel num_threads((int)threads)
     multiply(w, s, 0, rows, out, w->n, 0, omp_get_thread_num(), omp_get_num_threads());

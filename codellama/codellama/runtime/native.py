@@ -21,8 +21,10 @@ from codellama.runtime.linear import Int8Linear
 from codellama.runtime.model import Transformer
 from codellama.runtime.native_threads import ThreadCount
 
-# What native.c's vectors, and tiles of outputs and positions, divide by.
-_LANES, _OUTPUTS, _POSITIONS = 16, 32, 64
+# What native.c's widest vectors, and tiles of outputs and positions, divide by.
+_WIDEST, _OUTPUTS, _POSITIONS = 16, 32, 64
+# Activations of a row that share a step.
+_GROUP = 32
 # Queries that share scores' room.
 _QUERIES = 6
 # Rows of a pass: a longer one is run in pieces. Up to so few they are drafts or a batch.
@@ -79,7 +81,7 @@ class _Batch(ctypes.Structure):
 
 class _Workspace(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "wide", "input", "halves", "step", "sums")),
+        *((name, ctypes.c_void_p) for name in ("x", "wide", "input", "bytes", "step", "sums")),
         ("scores", ctypes.POINTER(ctypes.c_void_p)),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
         *((name, ctypes.c_int32) for name in ("arrived", "sleeping", "turn")),
@@ -92,9 +94,9 @@ def fits(config: ModelConfig) -> bool:
     return (
         config.llama4 is None
         and not config.rope_interleaved
-        and config.head_dim % _LANES == 0
+        and config.head_dim % _WIDEST == 0
         and config.dim % _OUTPUTS == 0
-        and config.ffn_dim % _LANES == 0
+        and config.ffn_dim % _WIDEST == 0
         and config.dim <= min(queries + 2 * shared, 2 * config.ffn_dim)
     )
 
@@ -102,10 +104,11 @@ def fits(config: ModelConfig) -> bool:
 class NativeCache:
     """Keys and values of one sequence in the layout that `native.c` reads, float32 or int8."""
 
-    def __init__(self, config: ModelConfig, capacity: int, packed: bool) -> None:
+    def __init__(self, config: ModelConfig, capacity: int, packed: bool, lanes: int) -> None:
+        """Keys lie in tiles of `lanes` positions."""
         self._shape = (config.n_layers, config.n_kv_heads)
         self._head_dim = config.head_dim
-        self._packed = packed
+        self._packed, self._lanes = packed, lanes
         self.length = self._reached = 0
         self._allocate(capacity)
 
@@ -113,7 +116,7 @@ class NativeCache:
         capacity = -(-capacity // _POSITIONS) * _POSITIONS
         dtype = np.int8 if self._packed else np.float32
         # Zeros, since what stands behind a sequence is multiplied with weights of zero.
-        self.keys = _zeros((*self._shape, capacity // _LANES, self._head_dim, _LANES), dtype)
+        self.keys = _zeros((*self._shape, capacity // self._lanes, self._head_dim, self._lanes), dtype)
         self.values = _zeros((*self._shape, capacity, self._head_dim), dtype)
         self.scales = _zeros((2, *self._shape, capacity if self._packed else 0), np.float32)
         self.capacity = capacity
@@ -152,7 +155,7 @@ class NativeCache:
         return self.rewind(length)
 
     def _take(self, keys: Tensor, values: Tensor, scales: Tensor, length: int) -> None:
-        tiles = -(-length // _LANES)
+        tiles = -(-length // self._lanes)
         self.keys[:, :, :tiles] = keys[:, :, :tiles]
         self.values[:, :, :length] = values[:, :, :length]
         if self._packed:
@@ -171,6 +174,7 @@ class NativeModel:
         self._rope = model.rope
         self._pass: Any = library.codellama_pass
         self._pass.restype = None
+        self._lanes = _lanes(library)
         self._kept: list[Tensor] = []  # what the structures below point to
         self._threads = torch.get_num_threads()
         # For single rows, for drafts and batches, for prompts.
@@ -217,7 +221,7 @@ class NativeModel:
 
     def new_cache(self, capacity: int) -> NativeCache:
         """An empty cache with room for `capacity` positions."""
-        return NativeCache(self.config, capacity, self._packed_cache)
+        return NativeCache(self.config, capacity, self._packed_cache, self._lanes)
 
     def __call__(self, ids: Tensor, cache: NativeCache | None = None, last_only: bool = False) -> Tensor:
         """Logits of every position, or with `last_only` of the last, [1, V]; as `Transformer.forward`."""
@@ -290,7 +294,7 @@ class NativeModel:
 
     def _linear(self, layer: Any) -> _Linear:
         assert isinstance(layer, Int8Linear)
-        tensors, linear = _packed(layer)
+        tensors, linear = _packed(layer, self._lanes)
         self._kept += tensors
         layer.weight = layer.weight.new_empty(0, layer.in_features)  # a slice would keep the memory
         return linear
@@ -317,12 +321,17 @@ def _zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
     return torch.from_numpy(np.zeros(shape, dtype))
 
 
-def _packed(layer: Int8Linear) -> tuple[list[Tensor], _Linear]:
+def _lanes(library: ctypes.CDLL) -> int:
+    """How wide the compiled code's vectors are: an AVX-512's 16 lanes, or 8."""
+    return ctypes.c_int64.in_dll(library, "codellama_lanes").value
+
+
+def _packed(layer: Int8Linear, lanes: int) -> tuple[list[Tensor], _Linear]:
     """Weights in the tiles that `native.c` reads, and the tensors that hold them."""
     outputs, inputs = layer.weight.shape
     more = -outputs % _OUTPUTS
     padded = torch.nn.functional.pad
-    weight = padded(layer.weight, (0, 0, 0, more)).view(-1, _LANES, inputs // 4, 4)
+    weight = padded(layer.weight, (0, 0, 0, more)).view(-1, lanes, inputs // 4, 4)
     tiles = weight.transpose(1, 2).contiguous().view(torch.uint8).bitwise_xor_(128)
     scale = padded(layer.scale, (0, more))
     bias = [] if layer.bias is None else [padded(layer.bias, (0, more))]
@@ -332,20 +341,21 @@ def _packed(layer: Int8Linear) -> tuple[list[Tensor], _Linear]:
 
 
 def _workspace(rows: int, dim: int, inputs: int, outputs: int) -> tuple[list[Tensor], _Workspace]:
+    groups = -(-inputs // _GROUP)
     room = [
         torch.empty(rows, dim),
         torch.empty(rows, outputs),
         torch.empty(rows, inputs),
-        torch.empty(rows, 2, inputs, dtype=torch.int8),
-        torch.empty(rows),
-        torch.empty(rows, 2, dtype=torch.int32),
+        torch.empty(rows, inputs, dtype=torch.int8),
+        torch.empty(rows, groups),
+        torch.empty(rows, groups, dtype=torch.int32),
     ]
     return room, _Workspace(*(tensor.data_ptr() for tensor in room), None, inputs, outputs)
 
 
 def product(library: ctypes.CDLL, layer: Int8Linear) -> Callable[[Tensor], Tensor]:
     """One layer's product by the compiled code: x [M, K] to [M, N], M at most 128."""
-    kept, linear = _packed(layer)
+    kept, linear = _packed(layer, _lanes(library))
     room, workspace = _workspace(_ROWS, 0, linear.k, 0)
 
     def run(x: Tensor) -> Tensor:
