@@ -19,73 +19,25 @@ from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.footprint import cache_bytes
 from codellama.runtime.linear import Int8Linear
 from codellama.runtime.model import Transformer
+from codellama.runtime.native_layout import (
+    OUTPUTS,
+    BatchStruct,
+    CacheStruct,
+    LayerStruct,
+    LinearStruct,
+    ModelStruct,
+    lanes_of,
+    make_workspace,
+    packed_linear,
+)
 from codellama.runtime.native_threads import ThreadCount
 
-# What native.c's widest vectors, and tiles of outputs and positions, divide by.
-_WIDEST, _OUTPUTS, _POSITIONS = 16, 32, 64
-# Activations of a row that share a step.
-_GROUP = 32
+# What native.c's widest vectors, and tiles of positions, divide by.
+_WIDEST, _POSITIONS = 16, 64
 # Queries that share scores' room.
 _QUERIES = 6
 # Rows of a pass: a longer one is run in pieces. Up to so few they are drafts or a batch.
 _ROWS, _FEW = 128, 16
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("n", ctypes.c_int64),
-        ("k", ctypes.c_int64),
-    )
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        ("attention_norm", ctypes.c_void_p),
-        ("feed_forward_norm", ctypes.c_void_p),
-        ("qkv", _Linear),
-        ("o", _Linear),
-        ("gate_up", _Linear),
-        ("down", _Linear),
-    )
-
-
-class _Model(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("dim", "layers", "heads", "kv_heads", "head_dim", "ffn")),
-        ("eps", ctypes.c_float),
-        ("embedding", ctypes.c_void_p),
-        ("layer", ctypes.POINTER(_Layer)),
-        ("norm", ctypes.c_void_p),
-        ("head", _Linear),
-    )
-
-
-class _Cache(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "key_scale", "value_scale")),
-        ("capacity", ctypes.c_int64),
-    )
-
-
-class _Batch(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "wanted")),
-        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ids", "positions")),
-        ("caches", ctypes.POINTER(ctypes.c_void_p)),
-        *((name, ctypes.c_void_p) for name in ("cosine", "sine")),
-    )
-
-
-class _Workspace(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "wide", "input", "bytes", "step", "sums")),
-        ("scores", ctypes.POINTER(ctypes.c_void_p)),
-        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
-        *((name, ctypes.c_int32) for name in ("arrived", "sleeping", "turn")),
-    )
 
 
 def fits(config: ModelConfig) -> bool:
@@ -95,7 +47,7 @@ def fits(config: ModelConfig) -> bool:
         config.llama4 is None
         and not config.rope_interleaved
         and config.head_dim % _WIDEST == 0
-        and config.dim % _OUTPUTS == 0
+        and config.dim % OUTPUTS == 0
         and config.ffn_dim % _WIDEST == 0
         and config.dim <= min(queries + 2 * shared, 2 * config.ffn_dim)
     )
@@ -121,7 +73,7 @@ class NativeCache:
         self.scales = _zeros((2, *self._shape, capacity if self._packed else 0), np.float32)
         self.capacity = capacity
         addresses = [t.data_ptr() if t.numel() else None for t in (self.scales[0], self.scales[1])]
-        self.pointer = _Cache(self.keys.data_ptr(), self.values.data_ptr(), *addresses, capacity)
+        self.pointer = CacheStruct(self.keys.data_ptr(), self.values.data_ptr(), *addresses, capacity)
 
     @property
     def nbytes(self) -> int:
@@ -174,13 +126,13 @@ class NativeModel:
         self._rope = model.rope
         self._pass: Any = library.codellama_pass
         self._pass.restype = None
-        self._lanes = _lanes(library)
+        self._lanes = lanes_of(library)
         self._kept: list[Tensor] = []  # what the structures below point to
         self._threads = torch.get_num_threads()
         # For single rows, for drafts and batches, for prompts.
         self._teams = [ThreadCount(self._threads) for _ in range(3)]
-        layers = (_Layer * self.config.n_layers)(*(self._layer(block) for block in model.layers))
-        self._model = _Model(
+        layers = (LayerStruct * self.config.n_layers)(*(self._layer(block) for block in model.layers))
+        self._model = ModelStruct(
             *(self.config.dim, self.config.n_layers, self.config.n_heads, self.config.n_kv_heads),
             *(self.config.head_dim, self.config.ffn_dim, self.config.norm_eps),
             self._keep(model.embed_tokens.weight.detach().float()),
@@ -260,7 +212,7 @@ class NativeModel:
         logits = torch.empty(wanted, self._model.head.n)
         numbers = ctypes.c_int64 * count
         pointers = (ctypes.c_void_p * count)(*(ctypes.addressof(cache.pointer) for cache in caches))
-        batch = _Batch(
+        batch = BatchStruct(
             *(count, wanted, numbers(*ids), numbers(*positions), pointers),
             *(cos.data_ptr(), sin.data_ptr()),
         )
@@ -281,9 +233,9 @@ class NativeModel:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
-    def _layer(self, block: Any) -> _Layer:
+    def _layer(self, block: Any) -> LayerStruct:
         attention, feed_forward = block.self_attn, block.mlp
-        return _Layer(
+        return LayerStruct(
             self._keep(block.input_layernorm.weight.detach().float()),
             self._keep(block.post_attention_layernorm.weight.detach().float()),
             self._linear(attention.qkv_proj),
@@ -292,9 +244,9 @@ class NativeModel:
             self._linear(feed_forward.down_proj),
         )
 
-    def _linear(self, layer: Any) -> _Linear:
+    def _linear(self, layer: Any) -> LinearStruct:
         assert isinstance(layer, Int8Linear)
-        tensors, linear = _packed(layer, self._lanes)
+        tensors, linear = packed_linear(layer, self._lanes)
         self._kept += tensors
         layer.weight = layer.weight.new_empty(0, layer.in_features)  # a slice would keep the memory
         return linear
@@ -304,7 +256,9 @@ class NativeModel:
         layer, head = self._model.layer[0], self._model.head
         linears = (layer.qkv, layer.o, layer.gate_up, layer.down)
         outputs, inputs = max(linear.n for linear in linears), max(linear.k for linear in (*linears, head))
-        self._room, self._workspace = _workspace(max(_ROWS, self._threads), self.config.dim, inputs, outputs)
+        self._room, self._workspace = make_workspace(
+            max(_ROWS, self._threads), self.config.dim, inputs, outputs
+        )
         self._score_room = 0
 
     def _make_room_for_scores(self, capacity: int) -> None:
@@ -321,42 +275,10 @@ def _zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
     return torch.from_numpy(np.zeros(shape, dtype))
 
 
-def _lanes(library: ctypes.CDLL) -> int:
-    """How wide the compiled code's vectors are: an AVX-512's 16 lanes, or 8."""
-    return ctypes.c_int64.in_dll(library, "codellama_lanes").value
-
-
-def _packed(layer: Int8Linear, lanes: int) -> tuple[list[Tensor], _Linear]:
-    """Weights in the tiles that `native.c` reads, and the tensors that hold them."""
-    outputs, inputs = layer.weight.shape
-    more = -outputs % _OUTPUTS
-    padded = torch.nn.functional.pad
-    weight = padded(layer.weight, (0, 0, 0, more)).view(-1, lanes, inputs // 4, 4)
-    tiles = weight.transpose(1, 2).contiguous().view(torch.uint8).bitwise_xor_(128)
-    scale = padded(layer.scale, (0, more))
-    bias = [] if layer.bias is None else [padded(layer.bias, (0, more))]
-    tensors = [tiles, scale, *bias]
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    return tensors, _Linear(*addresses[:2], addresses[2] if bias else None, outputs + more, inputs)
-
-
-def _workspace(rows: int, dim: int, inputs: int, outputs: int) -> tuple[list[Tensor], _Workspace]:
-    groups = -(-inputs // _GROUP)
-    room = [
-        torch.empty(rows, dim),
-        torch.empty(rows, outputs),
-        torch.empty(rows, inputs),
-        torch.empty(rows, inputs, dtype=torch.int8),
-        torch.empty(rows, groups),
-        torch.empty(rows, groups, dtype=torch.int32),
-    ]
-    return room, _Workspace(*(tensor.data_ptr() for tensor in room), None, inputs, outputs)
-
-
 def product(library: ctypes.CDLL, layer: Int8Linear) -> Callable[[Tensor], Tensor]:
     """One layer's product by the compiled code: x [M, K] to [M, N], M at most 128."""
-    kept, linear = _packed(layer, _lanes(library))
-    room, workspace = _workspace(_ROWS, 0, linear.k, 0)
+    kept, linear = packed_linear(layer, lanes_of(library))
+    room, workspace = make_workspace(_ROWS, 0, linear.k, 0)
 
     def run(x: Tensor) -> Tensor:
         assert kept, room
