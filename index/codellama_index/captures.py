@@ -154,7 +154,7 @@ def _hidden(noise: tuple[re.Pattern[bytes], ...], source: bytes) -> tuple[bytes,
     for start, end in matches:
         quiet[start:end] = b" " * (end - start)
         line, counted = line + source.count(b"\n", counted, start), start
-        hidden.append(Mention(source[start:end].decode("utf-8", "replace"), line, start))
+        hidden.append(Mention(source[start:end].decode("utf-8", "replace").rstrip("!"), line, start))
     return bytes(quiet), hidden
 
 

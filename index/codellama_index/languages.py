@@ -37,6 +37,16 @@ _CPP_HEADER = re.compile(
 )
 
 
+# Macros that hold items (`cfg_net! { pub struct TcpStream { ... } }`): to the grammar their content is mere
+# tokens, that of the block which is left of them is not.
+_WRAPPERS = (
+    re.compile(
+        rb"^(\w+!)(?=[ \t]*\{(?:\s|//[^\n]*\n|#\[[^\n]*\n)*"
+        rb"(?:pub|fn|struct|enum|impl|mod|use|trait|type|const|static|unsafe|async|extern)\b)",
+        re.M,
+    ),
+)
+
 # Macros where no grammar without a preprocessor expects a word: `class EXPORT Box`, `API void open(...)`.
 _MACROS = (
     re.compile(
@@ -104,7 +114,7 @@ _TABLE = (
         queries=("ecmascript", "typescript"),
     ),
     Entry("go", (".go",), "//"),
-    Entry("rust", (".rs",), "//"),
+    Entry("rust", (".rs",), "//", noise=_WRAPPERS),
     Entry("c", (".c", ".h"), "//", noise=_MACROS),
     Entry(
         "cpp",

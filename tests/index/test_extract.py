@@ -128,6 +128,40 @@ def test_a_late_parse_leaves_the_parser_usable(monkeypatch: pytest.MonkeyPatch) 
     assert [s.name for s in extract("next.py", "def g(): ...\n").symbols] == ["g"]
 
 
+def test_items_inside_of_rusts_macros() -> None:
+    """What `cfg_...!` and the like hold is defined as anywhere; values and rules are left to the grammar."""
+    text = """cfg_net! {
+    /// A stream.
+    #[derive(Debug)]
+    pub struct Stream {
+        inner: Inner,
+    }
+
+    impl Stream {
+        fn new() -> Stream { open() }
+    }
+}
+thread_local! {
+    static COUNT: Cell<u32> = Cell::new(0);
+}
+macro_rules! cfg_net {
+    ($($item:item)*) => { $( $item )* }
+}
+const LIST: [u8; 1] = bytes! { 1 };
+"""
+    found = extract("lib.rs", text)
+    defined = {(s.name, s.kind, s.scope, s.line) for s in found.symbols if s.kind != "field"}
+    assert defined == {
+        ("Stream", "class", "", 4),
+        ("new", "method", "Stream", 9),
+        ("COUNT", "constant", "", 13),
+        ("cfg_net", "macro", "", 15),
+        ("LIST", "constant", "", 18),
+    }
+    assert next(s for s in found.symbols if s.name == "Stream").docstring == "A stream."
+    assert next((m.name, m.line) for m in found.references) == ("cfg_net", 1)
+
+
 def test_many_definitions_take_no_longer_each() -> None:
     """Nothing asks a node for its siblings: 8,000 definitions in a row end within the test's time."""
     text = "".join(f"# About {n}.\ndef f{n}(a):\n    return a\n\n\n" for n in range(8_000))
