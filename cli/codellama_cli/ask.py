@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Repo = Annotated[Path | None, typer.Option(help="The repository; default: the one around here.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
-# A question waits no longer for changes on the disk: what is left, the answer says.
+# Most questions wait no longer for changes on the disk: see `glanced`.
 _REFRESH_S = 0.15
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from codellama.serve.client import ServeSettings
     from codellama_index import Index
 
+_LONGER_S = 10.0
+
 
 def settings_for(root: Path | None, command_line: Mapping[str, object] | None = None) -> Config:
     """The settings, with warnings shown."""
@@ -70,17 +72,37 @@ def refreshed(index: "Index", within_s: float = math.inf) -> "Index":
 
 
 def glanced(index: "Index", within_s: float) -> "Index":
-    """The same index, refreshed for a moment only; warns where that was too short, so that it may be stale.
+    """The same index, refreshed for a moment; where that is too short, for `_LONGER_S` with a progress bar.
 
-    One that was never built is built first, however long it takes.
+    After a pull, a checkout or an upgrade of codellama moments would never bring it to an end. What is left
+    even then, or to another process, is warned of. An index that was never built is built first, however long
+    it takes.
     """
     if index.database is None or not index.sources():
         return refreshed(index)
     deadline = time.monotonic() + within_s
-    report = index.sync(cancelled=lambda: time.monotonic() > deadline)
-    if not report.current:  # also where another process held the lock all the time
+    if index.sync(cancelled=lambda: time.monotonic() > deadline).current:
+        return index
+    if _is_written(index):
+        output.warn("the index may be stale: another process is reading what has changed")
+        return index
+    deadline = time.monotonic() + _LONGER_S
+    with output.progress("indexing") as move:
+        report = index.sync(progress=move, cancelled=lambda: time.monotonic() > deadline)
+    if not report.current:
         output.warn("the index may be stale: codellama index build reads what has changed")
     return index
+
+
+def _is_written(index: "Index") -> bool:
+    """Whether another process writes the index now."""
+    from filelock import Timeout
+
+    try:
+        with index.place.lock("write", 0.0):
+            return False
+    except Timeout:
+        return True
 
 
 def meaning_for(loaded: Config) -> "Meaning | None":

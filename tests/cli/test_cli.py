@@ -222,6 +222,21 @@ def test_a_corrupt_index_is_rebuilt(project: Path, home: Path) -> None:
     assert json.loads(done.stdout)["citations"][0]["path"] == "retry.py"
 
 
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_a_question_waits_for_many_changes(project: Path, home: Path, upgraded: bool) -> None:
+    """After a pull, or an upgrade of codellama, it is answered from what is there now."""
+    run("index", "build", project)
+    if upgraded:
+        (database,) = (home / "cache" / "codellama" / "index").glob("*/*.sqlite")
+        schema, fingerprint, _ = database.name.split("-")
+        database.rename(database.with_name(f"{schema}-{'0' * len(fingerprint)}-1.sqlite"))
+    for n in range(200):  # more than a moment reads
+        (project / f"new_{n}.py").write_text(f"def new_{n}():\n" + f"    return {n}\n" * 200)
+    done = run("ask", "where is new_199 defined?", "--repo", project)
+    assert "- new_199.py:1" in done.stdout
+    assert done.stderr == ""
+
+
 def test_a_damaged_model(project: Path, home: Path) -> None:
     """A truncated weight file is named, with what to do; exit code 3."""
     from codellama.runtime.locate import locate
