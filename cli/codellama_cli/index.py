@@ -100,7 +100,7 @@ def drop(
     if json:
         output.print_json({"bytes": freed})
     else:
-        output.print_text(f"dropped, {freed} bytes freed")
+        output.print_text(f"dropped, {freed / 1e6:.1f} MB freed")
 
 
 @index.command()

@@ -28,6 +28,9 @@ FILES = {
     "        pass\n\n\ndef start(job_queue, timer, other):\n    job_queue.run(); job_queue.run()\n"
     "    timer.run()\n    other.run()\n",
     "many.py": "from draw import target\n\n\ndef often():\n" + "    target()\n" * 40,
+    "pets.rb": "class Animal\nend\n\nclass Dog < Animal\nend\n",
+    "boxes.ts": "class Crate {}\nclass Pile<T extends Crate> extends Array<T> {}\n"
+    "class Tin<T> extends Crate {}\n",
     "sink.rs": "pub trait Sink {\n    fn take(&self);\n}\n\nstruct Null;\n\nimpl Sink for Null {\n"
     "    fn take(&self) {}\n}\n\nimpl Null {\n    fn other(&self) {}\n}\n",
 }
@@ -130,6 +133,8 @@ def test_a_list_tells_that_it_is_cut(index: Index) -> None:
     ("question", "expected"),
     [
         ("which classes extend Shape?", [("shapes.py", 6)]),
+        ("which classes extend Animal?", [("pets.rb", 4)]),
+        ("which classes extend Crate?", [("boxes.ts", 3)]),
         ("which types implement Sink?", [("bounds.rs", 5), ("sink.rs", 7)]),  # a bound implements nothing
         ("what implements Getter?", [("store.go", 8)]),  # Half lacks a method
     ],

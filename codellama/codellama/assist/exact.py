@@ -183,8 +183,8 @@ def _without_bounds(text: str) -> str:
     """A declaration without what stands in its brackets or behind `where`: a bound implements nothing."""
     text, before = re.sub("[-=]>", "", text), ""
     while text != before:
-        text, before = re.sub(r"<[^<>]*>|\[[^\[\]]*\]", "", text), text
-    return re.sub(r"<.*|\bwhere\b.*", "", text)
+        text, before = re.sub(r"(?<=\w)<[^<>]*>|\[[^\[\]]*\]", "", text), text
+    return re.sub(r"(?<=\w)<.*|\bwhere\b.*", "", text)  # Ruby's `class Dog < Animal` has a space before
 
 
 def _go_implementers(index: Index, interface: Symbol) -> list[tuple[Citation, str]]:
