@@ -26,7 +26,7 @@ FILES = {
     "impl<T: Sink> Sink for Wide<T> {\n    fn take(&self) {}\n}\n",
     "jobs.py": "class Queue:\n    def run(self):\n        self.run()\n\n\nclass Timer:\n    def run(self):\n"
     "        pass\n\n\ndef start(job_queue, timer, other):\n    job_queue.run(); job_queue.run()\n"
-    "    timer.run()\n    other.run()\n",
+    "    timer.run()\n    other.run()\n\n\ndef later(q: Queue):\n    q.run()\n",
     "many.py": "from draw import target\n\n\ndef often():\n" + "    target()\n" * 40,
     "pets.rb": "class Animal\nend\n\nclass Dog < Animal\nend\n",
     "boxes.ts": "class Crate {}\nclass Pile<T extends Crate> extends Array<T> {}\n"
@@ -111,10 +111,10 @@ def test_callers(index: Index) -> None:
 
 
 def test_uses_of_a_name_that_others_have(index: Index) -> None:
-    """Those whose receiver sounds like the owner; the others apart, and said to be; each line once."""
+    """Those whose receiver sounds like the owner or is declared so; the others apart; each line once."""
     own, others, definition = answered(index, "what calls Queue.run?")
     assert own.heading == "Queue.run is used by:"
-    assert places(own) == [("jobs.py", 3), ("jobs.py", 12)]
+    assert places(own) == [("jobs.py", 3), ("jobs.py", 12), ("jobs.py", 18)]
     assert others.heading == "Uses of a run that may be another's:"
     assert places(others) == [("jobs.py", 13), ("jobs.py", 14)]
     assert places(definition) == [("jobs.py", 2)]

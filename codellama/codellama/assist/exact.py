@@ -105,13 +105,23 @@ def _owner(plan: Plan, index: Index) -> str:
 
 
 def is_of(owner: str, use: Reference, index: Index) -> bool:
-    """Whether what stands before a name sounds like its owner: names are matched, not types."""
+    """Whether what stands before a name sounds like its owner, or the function around declares it as one.
+
+    Names are matched, not types.
+    """
     before = re.search(rf"(\w+)(?:\([^()]*\))?\s*(?:\?\.|\.|->|::)\s*{re.escape(use.name)}\b", use.text)
-    if before is None or before[1].lower() in _ITSELF:
-        around = index.enclosing(use.path, use.line)
-        return around is not None and owner in qualified(around).split(".")
-    said, wanted = re.sub(r"[_\d]", "", before[1]).lower(), re.sub(r"[_\d]", "", owner).lower()
-    return said.endswith(wanted) or (len(said) > 2 and wanted.endswith(said))
+    receiver = before[1] if before else "self"
+    said, wanted = re.sub(r"[_\d]", "", receiver).lower(), re.sub(r"[_\d]", "", owner).lower()
+    if said.endswith(wanted) or (len(said) > 2 and wanted.endswith(said)):
+        return True
+    around = index.enclosing(use.path, use.line)
+    if around is None:
+        return False
+    if receiver.lower() in _ITSELF:
+        return owner in qualified(around).split(".")
+    one, other = re.escape(receiver), re.escape(owner)
+    declared = rf"\b{one}\b[^,;()]*\b{other}\b|\b{other}\b[^,;()]*\b{one}\b"  # Go's order, and Java's
+    return re.search(declared, around.signature) is not None
 
 
 def _definitions(plan: Plan, index: Index) -> tuple[Section, ...]:
