@@ -28,6 +28,9 @@ FILES = {
     "        pass\n\n\ndef start(job_queue, timer, other):\n    job_queue.run(); job_queue.run()\n"
     "    timer.run()\n    other.run()\n\n\ndef later(q: Queue):\n    q.run()\n",
     "many.py": "from draw import target\n\n\ndef often():\n" + "    target()\n" * 40,
+    "a_opener.go": "package store\n\n"
+    + "".join(f"type T{n} struct{{}}\n\nfunc (t T{n}) Opener() int {{ return {n} }}\n\n" for n in range(5)),
+    "z_opener.go": "package store\n\ntype Opener interface {\n\tOpener() int\n}\n",
     "pets.rb": "class Animal\nend\n\nclass Dog < Animal\nend\n",
     "boxes.ts": "class Crate {}\nclass Pile<T extends Crate> extends Array<T> {}\n"
     "class Tin<T> extends Crate {}\n",
@@ -142,6 +145,13 @@ def test_a_list_tells_that_it_is_cut(index: Index) -> None:
 def test_implementers(index: Index, question: str, expected: list[tuple[str, int]]) -> None:
     """Said in Python and Rust, met in silence in Go."""
     assert places(answered(index, question)[0]) == expected
+
+
+def test_a_type_is_told_before_methods_of_its_name(index: Index) -> None:
+    """Who asks for a type's implementers sees the type, however many methods are called the same."""
+    definition = answered(index, "what implements Opener?")[-1]
+    assert places(definition)[0] == ("z_opener.go", 3)
+    assert definition.lines == ("- and 3 more: codellama index symbols Opener",)
 
 
 def test_importers_tests_and_impact(index: Index) -> None:

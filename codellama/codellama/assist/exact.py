@@ -20,6 +20,7 @@ _DEFINITIONS = 4
 _COMMITS = 12
 _QUOTE_LINES = 14
 _TYPES = "class|interface|trait|struct|object|protocol|record|enum|module"
+_TYPE_KINDS = frozenset({"class", "interface", "type", "enum"})
 _DECLARES = re.compile(rf"\b({_TYPES}|impl|extension)\b")
 _IS_TEST = re.compile(r"test|spec", re.I)
 _IMPORTING = re.compile(r"\b(import|from|use|require|include|using|package)\b|^\s*[\w.]*\s*[\"'`]")
@@ -125,8 +126,12 @@ def is_of(owner: str, use: Reference, index: Index) -> bool:
 
 
 def _definitions(plan: Plan, index: Index) -> tuple[Section, ...]:
+    def order(symbol: Symbol) -> tuple[bool, bool, str, int]:
+        """Code before tests, and types before the methods that have the same name."""
+        return is_secondary(symbol.path), symbol.kind not in _TYPE_KINDS, symbol.path, symbol.line
+
     places: list[tuple[Citation, str]] = []
-    for symbol in sorted(plan.symbols, key=lambda s: (is_secondary(s.path), s.path, s.line))[:_DEFINITIONS]:
+    for symbol in sorted(plan.symbols, key=order)[:_DEFINITIONS]:
         end = min(symbol.end_line, symbol.start_line + _QUOTE_LINES - 1)
         citation = cite(index, symbol.path, symbol.start_line, end)
         if citation.verified and symbol.name in citation.quote:
