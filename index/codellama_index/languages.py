@@ -60,6 +60,7 @@ _MACROS = (
 
 
 # The scanner writes beyond its buffer at about 250 levels (0.7.2); a level takes at least one of these.
+_DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
 _DEEP_YAML = re.compile(rb"^[ \t?:-]{200}", re.M)
 
 
@@ -201,6 +202,11 @@ def language_of(path: str, text: str = "") -> str | None:
     elif suffix == ".h" and _CPP_HEADER.search(text):
         return "cpp"
     return entry.name if entry else None
+
+
+def is_code(path: str) -> bool:
+    """Whether a file is a program's source, told by its name: not data, not a document."""
+    return (language_of(path) or "") not in _DATA | {""}
 
 
 def comment_prefix(path: str) -> str:

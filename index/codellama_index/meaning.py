@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codellama_index.languages import language_of
+from codellama_index.languages import is_code
 from codellama_index.queries import Queries, Unencoded
 from codellama_index.rank import is_secondary
 from codellama_index.records import Encoded, QuestionVector
-from codellama_index.retrieve_files import DATA
 from codellama_index.sync import Progress, Step
 from codellama_index.workers import digest_of
 
@@ -38,7 +37,7 @@ def waiting(queries: Queries, model: str) -> list[Unencoded]:
     found = {
         file.digest: file
         for file in reversed(queries.unencoded(model))
-        if not is_secondary(file.path) and (language_of(file.path) or "") not in DATA | {""}
+        if not is_secondary(file.path) and is_code(file.path)
     }
     return list(reversed(found.values()))
 

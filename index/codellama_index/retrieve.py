@@ -8,25 +8,26 @@ questions that measure `ask`. `search` is the plain counterpart for words rather
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from codellama_index.languages import is_code
 from codellama_index.packed import LONGEST_NUMBER
 from codellama_index.queries import FoundChunk, Queries
 from codellama_index.rank import is_secondary
 from codellama_index.records import Hit, Symbol
-from codellama_index.words import identifiers, named, parts, query_terms, related, stem
+from codellama_index.wording import likelihood, question_words, words_of
+from codellama_index.words import identifiers, named, parts, query_terms, stem
 
-# What each signal adds: words of the passage; the same with words related to the question's; words of its
-# name; the passages that mention it (one hop in the graph of references); its file as a whole; its path;
-# the names that the question quotes; meaning, where an embedding model was named.
+# What each signal adds: words of the passage; the passages that mention it (one hop in the graph of
+# references); its file as a whole; the names that the question quotes; meaning, where an embedding model
+# was named; and of the best by all of these, how likely the question is as what is said of them.
 SIGNALS: Mapping[str, float] = {
     "text": 1.5,
-    "related": 0.6,
-    "name": 0.3,
     "mention": 0.4,
     "file": 0.6,
-    "path": 0.2,
     "defines": 1.0,
     "meaning": 1.5,
+    "wording": 3.0,
 }
 _FUSION = 20.0  # the k of reciprocal rank fusion: how little the very first places stand out
 _SECONDARY_WEIGHT = 0.2
@@ -39,7 +40,9 @@ _MENTIONED = 40  # definitions that are followed
 _MAX_DEFINERS = 6  # a name with more definitions leads nowhere
 _DEFINITIONS = 10 * _MAX_DEFINERS  # the same with tests and other branches
 _PER_FILE = 3
+_FIRST = 1e-9  # what puts one before another of the same score
 _CHUNK_LINES = 60
+_WORDED = 60  # candidates whose likelihood is asked for
 _COMMON = 1000  # passages with a word that is worth looking for beside others
 
 Place = tuple[str, int, int]
@@ -81,24 +84,21 @@ def retrieve(
     chunks = queries.search(any_of, _CHUNKS)
     text = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in chunks}
     orders: dict[str, Scores] = {"text": text}
-    if signals.get("related"):
-        more = related(terms)
-        widened = queries.search(_any_of([*terms, *more]), _CHUNKS // 2) if more else chunks
-        orders["related"] = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in widened}
-    if signals.get("name"):
-        names = queries.search(f"name : ({any_of})", _CHUNKS // 2)
-        orders["name"] = {_place(chunk): -chunk.bm25 * _prior(found, chunk) for chunk in names}
     if signals.get("mention"):
         orders["mention"] = _mentioned(found, chunks)
     if signals.get("file"):
         orders["file"] = _by_file(text)
-    if signals.get("path"):
-        orders["path"] = _by_path(found, text)
     if signals.get("defines"):
         orders["defines"] = _defined(found, question)
     if meaning and signals.get("meaning"):
         orders["meaning"] = {place: score * found.weight(place[0]) for place, score in meaning}
-    scores, reasons = _fused(orders, signals)
+    scores: Scores = defaultdict(float)
+    reasons: dict[Place, list[str]] = defaultdict(list)
+    for why, order in orders.items():
+        _add(why, order, signals.get(why, 0.0), scores, reasons)
+    if signals.get("wording"):
+        _add("wording", _worded(found, question, scores), signals["wording"], scores, reasons)
+    _raise_enclosing(queries, scores)
     ranked = sorted(scores, key=lambda place: (-scores[place], place))
     best = _apart(ranked, limit, max(_PER_FILE, limit // 2))
     hits = [_hit(queries, read_lines, place, scores[place], reasons[place]) for place in best]
@@ -160,20 +160,15 @@ def _telling(queries: Queries, terms: Sequence[str]) -> list[str]:
     return [term for term in terms if counts[term] <= enough]
 
 
-def _fused(
-    orders: Mapping[str, Scores], signals: Mapping[str, float]
-) -> tuple[Scores, dict[Place, list[str]]]:
-    scores: Scores = defaultdict(float)
-    reasons: dict[Place, list[str]] = defaultdict(list)
-    for why, order in orders.items():
-        places = sorted((place for place in order if order[place] > 0), key=lambda p: (-order[p], p))
-        rank, last = -1, 0.0
-        for place in places:
-            if order[place] != last:  # what is equal shares its rank, as the passages of one file do
-                rank, last = rank + 1, order[place]
-            scores[place] += signals.get(why, 0.0) / (_FUSION + rank)
-            reasons[place].append(why)
-    return scores, reasons
+def _add(why: str, order: Scores, weight: float, scores: Scores, reasons: dict[Place, list[str]]) -> None:
+    """Adds one signal's order to the others' scores, by reciprocal rank."""
+    places = sorted((place for place in order if order[place] > 0), key=lambda p: (-order[p], p))
+    rank, last = -1, 0.0
+    for place in places:
+        if order[place] != last:  # what is equal shares its rank, as the passages of one file do
+            rank, last = rank + 1, order[place]
+        scores[place] += weight / (_FUSION + rank)
+        reasons[place].append(why)
 
 
 def _prior(found: _Found, chunk: FoundChunk) -> float:
@@ -237,23 +232,40 @@ def _by_file(text: Mapping[Place, float]) -> Scores:
     return {place: total[place[0]] for place in text}
 
 
-def _by_path(found: _Found, text: Mapping[Place, float]) -> Scores:
-    """Files whose paths say the question's words, the rarer the better, by their best passages."""
-    paths = found.queries.paths()
-    stems = {stem(term) for term in found.terms if len(term) > 2}
-    score: dict[str, float] = defaultdict(float)
-    for word in stems:
-        begins = [path for path in paths if word in path.lower()]
-        said = [path for path in begins if word in {stem(part) for part in _words(path)}]
-        for path in said:
-            score[path] += (len(paths) / len(said)) ** 0.25
-    lengths = {path: 4 + len(_words(path)) for path in score}
-    weighted = {path: s / lengths[path] * found.weight(path) for path, s in score.items()}
-    return {place: weighted[place[0]] for place in text if place[0] in weighted}
+def _worded(found: _Found, question: str, scores: Scores) -> Scores:
+    """How likely the question is, as what is said of each of the best candidates."""
+    asked = question_words(question)
+    outline, path_words = cache(found.queries.symbols_in), cache(words_of)
+    likely: Scores = {}
+    for place in sorted(scores, key=lambda place: (-scores[place], place))[:_WORDED]:
+        path, start, end = place
+        symbol = outline(path).of_passage(start, end)
+        name = symbol.name if symbol is not None and symbol.start_line == start else ""
+        scope = symbol.scope if symbol is not None else ""
+        body = "\n".join(found.read_lines(path)[start - 1 : end])
+        fields = (words_of(name), words_of(scope), path_words(path.rpartition(".")[0]), words_of(body))
+        prior = found.weight(path) * (1.0 if is_code(path) else _WINDOW_WEIGHT)
+        times = likelihood(asked, fields)
+        if times > 1:
+            likely[place] = times * prior
+    return likely
 
 
-def _words(path: str) -> list[str]:
-    return [part for identifier in identifiers(path) for part in parts(identifier)]
+def _raise_enclosing(queries: Queries, scores: Scores) -> None:
+    """A function gets at least the score of a better one inside it, which it then stands for."""
+    open_at: list[Place] = []
+    for place in sorted(scores, key=lambda place: (place[0], place[1], -place[2])):
+        open_at = [around for around in open_at if around[0] == place[0] and place[2] <= around[2]]
+        for around in open_at:
+            if scores[place] >= scores[around] and _is_function(queries, around):
+                scores[around] = scores[place] + _FIRST
+                break
+        open_at.append(place)
+
+
+def _is_function(queries: Queries, place: Place) -> bool:
+    symbol = queries.symbols_in(place[0]).of_passage(*place[1:])
+    return symbol is not None and symbol.kind in _FULL and symbol.start_line == place[1]
 
 
 def _defined(found: _Found, question: str) -> Scores:

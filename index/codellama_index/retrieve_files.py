@@ -16,24 +16,33 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from codellama_index.languages import language_of
+from codellama_index.languages import is_code
 from codellama_index.queries import Queries
 from codellama_index.rank import is_secondary
 from codellama_index.records import RankedFile
-from codellama_index.words import identifiers, parts, query_terms, stem
+from codellama_index.words import identifiers, named, parts, query_terms, stem
 
 # What each signal adds: the words of the file; those of its path; the words of the question's first line
-# once more by half, which of a commit's message is its subject; the mean of its folder's best files; what was
-# changed by the commits whose messages are most like it. Chosen
-# on the commits of nova, reported on others (docs/ask.md).
-FILE_SIGNALS: Mapping[str, float] = {"words": 1.0, "path": 1.0, "title": 0.5, "folder": 0.2, "history": 0.3}
+# once more, which of a commit's message is its subject; how much of the file's name is said; the
+# definitions that the question names; the mean of its folder's best files; what was changed by the commits
+# whose messages are most like it. Chosen on the commits of nova, cinder, sphinx and astropy, reported on
+# others (docs/ask.md).
+FILE_SIGNALS: Mapping[str, float] = {
+    "words": 1.0,
+    "path": 1.0,
+    "title": 1.0,
+    "named": 0.1,
+    "defines": 0.1,
+    "folder": 0.2,
+    "history": 0.4,
+}
 _K1, _B = 2.0, 0.75
 _SURE = 0.97  # a passage's score nearer to its bound than this says nothing more of how often
 _SECONDARY_WEIGHT = 0.2
 _DATA_WEIGHT = 0.8  # configuration, documents, translations
-DATA = frozenset({"html", "css", "sql", "markdown", "json", "yaml", "toml"})
 _FOLDER_FILES = 3
 _ALIKE = 50  # commits
+_MAX_DEFINERS = 20  # definitions of a name that still tells something
 
 Span = tuple[int, int, str, int]  # number of the first passage, passages, path, bytes
 
@@ -57,10 +66,14 @@ def retrieve_files(
         _add_paths(scores, weights, sizes, signals["path"])
     for path in scores:
         scores[path] *= _prior(path)
+    if signals.get("named"):
+        _add_share(scores, _named(weights, sizes), signals["named"])
+    if signals.get("defines"):
+        _add_share(scores, _defining(queries, question, sizes.keys()), signals["defines"])
     if signals.get("folder"):
         _add_folders(scores, signals["folder"])
     if signals.get("history"):
-        _add_history(scores, queries, question, sizes.keys(), signals["history"])
+        _add_share(scores, _changed(queries, question, sizes.keys()), signals["history"])
     ranked = sorted(scores, key=lambda path: (-scores[path], path))[:limit]
     return [RankedFile(path, round(scores[path], 4)) for path in ranked]
 
@@ -131,9 +144,42 @@ def _add_folders(scores: dict[str, float], weight: float) -> None:
         scores[path] += weight * best[folder] * _prior(path)
 
 
-def _add_history(
-    scores: dict[str, float], queries: Queries, question: str, paths: Collection[str], weight: float
-) -> None:
+def _add_share(scores: dict[str, float], found: Mapping[str, float], weight: float) -> None:
+    """Adds what a signal found, from 0 to 1, as a share of the best score so far."""
+    best = weight * max(scores.values(), default=1.0)
+    for path, share in found.items():
+        scores[path] += best * share * _prior(path)
+
+
+def _named(words: Iterable[str], paths: Iterable[str]) -> dict[str, float]:
+    """How much of each file's own name the question says."""
+    stems = {stem(word) for word in words}
+    found: dict[str, float] = {}
+    for path in paths:
+        last = path.rpartition("/")[2]
+        low = last.lower()
+        if any(word in low for word in stems):
+            name = _path_stems(last.partition(".")[0])
+            if said := name & stems:
+                found[path] = len(said) / len(name)
+    return found
+
+
+def _defining(queries: Queries, question: str, paths: Collection[str]) -> dict[str, float]:
+    """The files with definitions of what the question names; several of one name share it."""
+    names = named(question)
+    files: dict[str, set[str]] = defaultdict(set)
+    for name, path, _ in queries.definers(names, _MAX_DEFINERS) if names else ():
+        if path in paths and not is_secondary(path):
+            files[name].add(path)
+    found: dict[str, float] = defaultdict(float)
+    for defining in files.values():
+        for path in defining:
+            found[path] = min(1.0, found[path] + 1 / len(defining))
+    return found
+
+
+def _changed(queries: Queries, question: str, paths: Collection[str]) -> dict[str, float]:
     """Each of the most alike commits hands its likeness to its files, the more the fewer they are."""
     terms = " OR ".join(f'"{term}"' for term in query_terms(question))
     found: dict[str, float] = defaultdict(float)
@@ -141,10 +187,8 @@ def _add_history(
         for path in changed:
             if path in paths:
                 found[path] -= bm25 / len(changed) ** 0.5
-    if found:
-        share = weight * max(scores.values(), default=1.0) / max(found.values())
-        for path, score in found.items():
-            scores[path] += share * score * _prior(path)
+    most = max(found.values(), default=1.0)
+    return {path: score / most for path, score in found.items()}
 
 
 def _rarity(primary: int, paths: Iterable[str]) -> float:
@@ -154,8 +198,7 @@ def _rarity(primary: int, paths: Iterable[str]) -> float:
 
 
 def _prior(path: str) -> float:
-    code = (language_of(path) or "") not in DATA | {""}
-    return (1.0 if code else _DATA_WEIGHT) * (_SECONDARY_WEIGHT if is_secondary(path) else 1.0)
+    return (1.0 if is_code(path) else _DATA_WEIGHT) * (_SECONDARY_WEIGHT if is_secondary(path) else 1.0)
 
 
 @lru_cache(maxsize=50_000)

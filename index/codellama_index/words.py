@@ -62,34 +62,3 @@ def query_terms(text: str) -> list[str]:
     seen = dict.fromkeys(searchable(text).split())
     content = [word for word in seen if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())]
     return content or list(seen)
-
-
-def related(terms: list[str]) -> list[str]:
-    """Words that code says for these: abbreviations both ways, and verbs that mean much the same."""
-    found: dict[str, None] = {}
-    for term in terms:
-        for form in (term, stem(term), term.rstrip("s")):
-            found |= dict.fromkeys(_RELATED.get(form, ()))
-    return [word for word in found if word not in terms]
-
-
-_GROUPS = """
-arg args argument parameter param params|config configuration configure conf cfg settings
-dir directory folder|msg message|req request|resp response|db database|str string text
-num number count amount|fmt format|ctx context|env environment
-auth authentication authenticate authorization|init initialize constructor
-create make build new construct generate|remove delete drop discard|check validate verify
-execute run|exc exception error err|func function callable|obj object|attr attribute|val value
-repr representation|int integer|bool boolean|dict dictionary mapping|idx index|len length size
-iter iterate iterator|fetch get retrieve obtain|load read|dump save write store serialize
-spec specification|temp temporary tmp|prev previous|max maximum|min minimum|async asynchronous
-sync synchronize|add append insert|start begin launch|stop shutdown end|dest destination|src source
-cmd command|ref reference|pos position|info information|id identifier|impl implementation
-concat concatenate join|doc documentation|lib library|proc process|pkg package|regex regular
-eq equal|call invoke|exists exist contains
-""".replace("\n", "|")
-_RELATED: dict[str, tuple[str, ...]] = {}
-for _group in _GROUPS.strip("|").split("|"):
-    for _word in _group.split():
-        _others = tuple(other for other in _group.split() if other != _word)
-        _RELATED[_word] = (*_RELATED.get(_word, ()), *_others)

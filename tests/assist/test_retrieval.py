@@ -123,7 +123,7 @@ def test_the_report(project: Index) -> None:
     """Recall, margins and times of both tasks, for JSON."""
     results = evaluate_retrieval(project, questions=10, back=2)
     assert results.keys() == {"docstrings", "commits"}
-    assert "without name" in results["docstrings"]["recall"]
+    assert "without wording" in results["docstrings"]["recall"]
     assert "without folder" in results["commits"]["recall"]
     for result in results.values():
         assert result["recall"]["ours"]["10"] == 1.0

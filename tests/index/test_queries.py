@@ -44,8 +44,9 @@ def test_questions_find_their_file(own: Index) -> None:
 
 
 def test_files_are_counted_as_wholes(tmp_path: Path) -> None:
-    """Uses of a word add up over a file's passages, more than one dense passage; a path's words and the
-    message's first line count; tests come last, although they say the words as often."""
+    """Uses of a word add up over a file's passages, more than one dense passage; a path's words, the
+    message's first line, a file's own name and definitions that are named count; tests come last, although
+    they say the words as often."""
     body = "".join(f"def f{n}(x):\n    return quota(x, {n})\n\n\n" for n in range(8))
     write(tmp_path, "limits/spread.py", body)
     write(tmp_path, "limits/test_spread.py", body)
@@ -63,6 +64,10 @@ def test_files_are_counted_as_wholes(tmp_path: Path) -> None:
         assert ranked("quota", path=1.0) == ["other/quota.py"]
         assert ranked("spread\n\nquota", path=1.0)[0] == "limits/spread.py"
         assert ranked("dense\n\nspread", path=1.0, title=0.5)[0] == "other/dense.py"
+        assert ranked("quota, dense", words=1.0)[0] == "limits/spread.py"
+        assert ranked("quota, dense", words=1.0, named=0.9)[0] == "other/dense.py"
+        assert ranked("quota of `g`", words=1.0)[0] == "limits/spread.py"
+        assert ranked("quota of `g`", words=1.0, defines=0.9)[0] == "other/dense.py"
         assert ranked("the of") == ranked("nowhere") == []
 
 
