@@ -69,6 +69,18 @@ def test_users_of_a_name_that_others_have(index: Index) -> None:
     assert "used in other.py:3" in ask("how are idle connections ended?", index)[0].answer
 
 
+@pytest.mark.parametrize("question", ["where is `Kettle` defined?", "where is water boiled?"])
+def test_long_documentation_does_not_take_the_place_of_code(index: Index, question: str) -> None:
+    """Of what is documented at length the code is quoted; its documentation is told in short."""
+    notes = "".join(f"/// Note {n}.\n" for n in range(30))
+    text = f"/// Boils water.\n///\n{notes}pub struct Kettle {{\n    litres: u8,\n}}\n"
+    (index.root / "kettle.rs").write_text(text)
+    index.sync()
+    found, _ = ask(question, index)
+    assert "```kettle.rs:33-35\npub struct Kettle {\n" in found.answer
+    assert found.citations[0].verified
+
+
 def test_a_passage_is_quoted_under_its_place(index: Index) -> None:
     """A quote stands in a fence whose info string is its place, as the disk has it."""
     found, _ = ask("where is the retry delay decided?", index)

@@ -77,13 +77,21 @@ def _chosen(index: Index, hits: Sequence[Hit]) -> list[tuple[Hit, Citation]]:
 
 
 def _evidence(index: Index, hit: Hit) -> Citation:
-    """The first lines of a passage, read again; what no longer holds its symbol is no evidence of it."""
-    head = "\n".join(hit.text.split("\n")[:_QUOTE_LINES]).rstrip("\n")
-    end = hit.start_line + head.count("\n")
-    gone = hit.symbol is not None and hit.symbol.start_line == hit.start_line and hit.symbol.name not in head
-    if not head.strip() or gone:
-        return Citation(hit.path, hit.start_line, end, "", verified=False)
-    return cite(index, hit.path, hit.start_line, end, expected=head)
+    """The first lines of a passage, read again; what no longer holds its symbol is no evidence of it.
+
+    Documentation that would fill them is left out: its beginning is told beside them.
+    """
+    symbol = hit.symbol if hit.symbol is not None and hit.symbol.start_line == hit.start_line else None
+    lines = hit.text.split("\n")
+    skipped = symbol.line - hit.start_line if symbol is not None else 0
+    if not _QUOTE_LINES <= skipped < len(lines):
+        skipped = 0
+    start = hit.start_line + skipped
+    head = "\n".join(lines[skipped : skipped + _QUOTE_LINES]).rstrip("\n")
+    end = start + head.count("\n")
+    if not head.strip() or (symbol is not None and symbol.name not in head):
+        return Citation(hit.path, start, end, "", verified=False)
+    return cite(index, hit.path, start, end, expected=head)
 
 
 def _passage(index: Index, hit: Hit, citation: Citation) -> str:

@@ -132,8 +132,11 @@ def _definitions(plan: Plan, index: Index) -> tuple[Section, ...]:
 
     places: list[tuple[Citation, str]] = []
     for symbol in sorted(plan.symbols, key=order)[:_DEFINITIONS]:
-        end = min(symbol.end_line, symbol.start_line + _QUOTE_LINES - 1)
-        citation = cite(index, symbol.path, symbol.start_line, end)
+        documented = (
+            symbol.line - symbol.start_line >= _QUOTE_LINES
+        )  # so much that nothing else would be quoted
+        start = symbol.line if documented else symbol.start_line
+        citation = cite(index, symbol.path, start, min(symbol.end_line, start + _QUOTE_LINES - 1))
         if citation.verified and symbol.name in citation.quote:
             places.append((citation, f"{symbol.kind} {qualified(symbol)}"))
     left = len(plan.symbols) - _DEFINITIONS
