@@ -69,6 +69,15 @@ def test_users_of_a_name_that_others_have(index: Index) -> None:
     assert "used in other.py:3" in ask("how are idle connections ended?", index)[0].answer
 
 
+def test_a_module_that_is_only_named_comes_last(index: Index) -> None:
+    """`pub mod plumbing;` holds no answer: what stands in the module does."""
+    (index.root / "lib.rs").write_text("pub mod plumbing;\n")
+    (index.root / "plumbing.rs").write_text("/// Fixes the plumbing.\npub fn tighten(joint: u8) {}\n")
+    index.sync()
+    found, _ = ask("how does the plumbing work?", index)
+    assert [citation.path for citation in found.citations] == ["plumbing.rs", "lib.rs"]
+
+
 @pytest.mark.parametrize("question", ["where is `Kettle` defined?", "where is water boiled?"])
 def test_long_documentation_does_not_take_the_place_of_code(index: Index, question: str) -> None:
     """Of what is documented at length the code is quoted; its documentation is told in short."""

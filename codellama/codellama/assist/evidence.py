@@ -64,7 +64,7 @@ def _section(section: Section, quoted: bool) -> str:
 
 
 def _chosen(index: Index, hits: Sequence[Hit]) -> list[tuple[Hit, Citation]]:
-    """The best passages that still stand; a second one of a file comes after the other files' first."""
+    """The best passages that still stand; after them a second one of a file, and what says `mod x;` alone."""
     first: list[tuple[Hit, Citation]] = []
     second: list[tuple[Hit, Citation]] = []
     for hit in hits:
@@ -72,8 +72,13 @@ def _chosen(index: Index, hits: Sequence[Hit]) -> list[tuple[Hit, Citation]]:
             break
         citation = _evidence(index, hit)
         if citation.verified:
-            (second if any(h.path == hit.path for h, _ in first) else first).append((hit, citation))
+            later = any(h.path == hit.path for h, _ in first) or _only_names_a_module(hit)
+            (second if later else first).append((hit, citation))
     return [*first, *second][:_SHOWN]
+
+
+def _only_names_a_module(hit: Hit) -> bool:
+    return hit.symbol is not None and hit.symbol.kind == "module" and hit.start_line == hit.end_line
 
 
 def _evidence(index: Index, hit: Hit) -> Citation:
