@@ -43,6 +43,7 @@ _PER_FILE = 3
 _FIRST = 1e-9  # what puts one before another of the same score
 _CHUNK_LINES = 60
 _WORDED = 60  # candidates whose likelihood is asked for
+_LONGEST_BODY = 20_000  # characters; sixty lines of code have a tenth, data may have anything
 _COMMON = 1000  # passages with a word that is worth looking for beside others
 
 Place = tuple[str, int, int]
@@ -242,7 +243,7 @@ def _worded(found: _Found, question: str, scores: Scores) -> Scores:
         symbol = outline(path).of_passage(start, end)
         name = symbol.name if symbol is not None and symbol.start_line == start else ""
         scope = symbol.scope if symbol is not None else ""
-        body = "\n".join(found.read_lines(path)[start - 1 : end])
+        body = "\n".join(found.read_lines(path)[start - 1 : end])[:_LONGEST_BODY]
         fields = (words_of(name), words_of(scope), path_words(path.rpartition(".")[0]), words_of(body))
         prior = found.weight(path) * (1.0 if is_code(path) else _WINDOW_WEIGHT)
         times = likelihood(asked, fields)
