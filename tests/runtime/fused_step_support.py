@@ -71,7 +71,7 @@ def _step(step: FusedStep, ids: torch.Tensor, caches: list[KVCache]) -> torch.Te
 def four_bits(rows: int, gated: bool) -> float:
     """How far a product is off, with the norm before it, gated or added to what is there."""
     chance = torch.Generator().manual_seed(0)
-    layer = Int4Linear(torch.randn(64, 512, generator=chance), words=True)
+    layer = Int4Linear(torch.randn(64, 512, generator=chance), layout="words")
     weight = unpack_words(layer.packed, layer.scales, layer.group).float()
     norm = RMSNorm(512, 1e-5)
     x, out = torch.randn(16, 512, generator=chance), torch.ones(16, 32 if gated else 64)

@@ -46,7 +46,7 @@ def test_products_of_four_bits() -> None:
 def test_words_of_four_bits_lose_what_four_bits_lose() -> None:
     """Dealt out among words, weights are as near as in any other order, and the layer computes with them."""
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
-    layer = Int4Linear(weight, torch.ones(64), group=64, words=True)
+    layer = Int4Linear(weight, torch.ones(64), group=64, layout="words")
     unpacked = unpack_words(layer.packed, layer.scales, 64).float()
     assert float((unpacked - weight).norm() / weight.norm()) < 0.1
     x = torch.randn(3, 512)

@@ -18,18 +18,19 @@ from codellama.runtime.cache import PackedKVCache
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.generation import LanguageModel
 from codellama.runtime.kernels import Kernels, choose_kernels, fastest, measure
-from codellama.runtime.linear import Int8Linear
-from codellama.runtime.native import NativeModel, fits
+from codellama.runtime.linear import Int4Linear, Int8Linear, quantised
+from codellama.runtime.native import NativeModel, fits, product
 from codellama.runtime.native_build import native_library
 from codellama.runtime.records import CompletionRequest, InfillRequest, Sampling
+from codellama.runtime.weights import loading
 
 needs_compiler = pytest.mark.skipif(
     native_library(patience_s=300) is None, reason="the compiled pass needs a C compiler"
 )
 
 
-def _compiled(folder: Path, **options: str) -> Engine:
-    return load_engine(str(folder), device="cpu", quantize="int8", kernels="compiled", **options)  # type: ignore[arg-type]
+def _compiled(folder: Path, quantize: str = "int8", **options: str) -> Engine:
+    return load_engine(str(folder), device="cpu", quantize=quantize, kernels="compiled", **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +60,10 @@ def _run(model: LanguageModel, ids: list[int], pieces: list[int]) -> Tensor:
 
 
 @needs_compiler
-@pytest.mark.parametrize("cache", ["none", "int8"])
-def test_every_position_is_computed_alike(deep: Path, cache: str) -> None:
+@pytest.mark.parametrize(("quantize", "cache"), [("int8", "none"), ("int8", "int8"), ("int4", "none")])
+def test_every_position_is_computed_alike(deep: Path, quantize: str, cache: str) -> None:
     """A text at once, in pieces of any length, and token by token gives the same bits; so does a batch."""
-    model = _compiled(deep, quantize_cache=cache)._model
+    model = _compiled(deep, quantize, quantize_cache=cache)._model
     ids = _ids(300)
     whole = _run(model, ids, [300])
     assert torch.equal(_run(model, ids, [1, 7, 128, 2, 6, 100]), whole)
@@ -105,31 +106,59 @@ def test_weights_lie_in_memory_once(deep: Path) -> None:
     assert not any(layer.weight.untyped_storage().nbytes() for layer in layers)
 
 
-def _expected(folder: Path, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """Logits by torch's layers with the same int8 weights, and activations rounded as the compiled code does:
+def _rounded(x: Tensor) -> Tensor:
+    groups = torch.nn.functional.pad(x, (0, -x.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    step = groups.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+    return ((groups / step).round() * step).flatten(-2)[..., : x.shape[-1]]
+
+
+def _expected(
+    folder: Path, ids: list[int], monkeypatch: pytest.MonkeyPatch, quantize: str = "int8"
+) -> Tensor:
+    """Logits by torch's layers with the same weights, and activations rounded as the compiled code does:
     each 32 of a row to 127 steps of their own on either side of zero.
     """
 
-    def forward(layer: Int8Linear, x: Tensor) -> Tensor:
-        groups = torch.nn.functional.pad(x, (0, -x.shape[-1] % 32)).unflatten(-1, (-1, 32))
-        step = groups.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
-        rounded = ((groups / step).round() * step).flatten(-2)[..., : x.shape[-1]]
-        return torch.nn.functional.linear(rounded, layer.dequantised(), layer.bias)
+    def forward(layer: Int8Linear | Int4Linear, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(_rounded(x), layer.dequantised(), layer.bias)
 
-    engine = load_engine(str(folder), device="cpu", quantize="int8", kernels="torch")
     with monkeypatch.context() as patch:
+        patch.setattr(loading, "quantised", lambda *given: quantised(*given[:-1], compiled=True))
+        engine = load_engine(str(folder), device="cpu", quantize=quantize, kernels="torch")
         patch.setattr(Int8Linear, "forward", forward)
+        patch.setattr(Int4Linear, "forward", forward)
         return engine.logits(ids)
 
 
+def _check_products(library: ctypes.CDLL) -> None:
+    """Products of any number of rows are those of the rounded numbers, to what float32 holds."""
+    chance = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(64, 96, generator=chance), torch.randn(64, generator=chance)
+    for layer in (Int8Linear(weight[:, :80], bias), Int4Linear(weight, bias, layout="fours")):
+        for rows in range(1, 15):
+            x = torch.randn(rows, layer.in_features, generator=chance) * 100
+            expected = _rounded(x).double() @ layer.dequantised().double().T + bias
+            assert (product(library, layer)(x) - expected).norm() < 1e-6 * expected.norm()
+
+
 @needs_compiler
-def test_it_computes_what_torch_does(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_those_of_the_rounded_numbers() -> None:
+    """In eight bits and in four, of one row and of as many as share what is loaded."""
+    library = native_library()
+    assert library is not None
+    _check_products(library)
+
+
+@needs_compiler
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_it_computes_what_torch_does(deep: Path, monkeypatch: pytest.MonkeyPatch, quantize: str) -> None:
     """Logits of torch's layers, weights and activations rounded alike; nothing is left out."""
     ids = _ids(200, seed=1)
-    expected = _expected(deep, ids, monkeypatch)
-    found = _compiled(deep).logits(ids)
+    expected = _expected(deep, ids, monkeypatch, quantize)
+    found = _compiled(deep, quantize).logits(ids)
     assert found.shape == expected.shape
-    assert (found - expected).norm() < 2e-3 * expected.norm(), "a step apart where a value lies between two"
+    # A value between two steps may fall on either, and four bits hold weights that differ more.
+    assert (found - expected).norm() < {"int8": 2e-3, "int4": 1e-2}[quantize] * expected.norm()
 
 
 @needs_compiler
@@ -146,13 +175,14 @@ def test_processors_with_shorter_vectors(
     assert library is not None
     assert ctypes.c_int64.in_dll(library, "codellama_lanes").value == 8
     ids = _ids(200, seed=1)
-    for cache in ("none", "int8"):
-        model = _compiled(deep, quantize_cache=cache)._model
+    for quantize, cache in (("int8", "none"), ("int4", "none"), ("int8", "int8")):
+        model = _compiled(deep, quantize, quantize_cache=cache)._model
         whole = _run(model, ids, [200])
         assert torch.equal(_run(model, ids, [1, 7, 128, 2]), whole)
         if cache == "none":
-            expected = _expected(deep, ids, monkeypatch)
-            assert (whole - expected).norm() < 2e-3 * expected.norm()
+            expected = _expected(deep, ids, monkeypatch, quantize)
+            assert (whole - expected).norm() < {"int8": 2e-3, "int4": 1e-2}[quantize] * expected.norm()
+    _check_products(library)
 
 
 @needs_compiler

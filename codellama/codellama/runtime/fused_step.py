@@ -303,7 +303,7 @@ def fits(model: Transformer) -> bool:
         layer.bias is None
         and layer.out_features % ROWS == 0
         and layer.in_features % 16 == 0
-        and (layer.words if isinstance(layer, Int4Linear) else True)
+        and (layer.layout == "words" if isinstance(layer, Int4Linear) else True)
         for layer in layers
     )
 

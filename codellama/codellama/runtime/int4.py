@@ -36,6 +36,30 @@ def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     return best_steps.view_as(weight).to(torch.int32), best_scale.squeeze(-1), best_middle.squeeze(-1)
 
 
+def pack_fours(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Weights [N, K] as bytes [N, K / 2] and scales, int32 [N, K / group], as in `pack_words`.
+
+    Of eight inputs, four bytes hold the first four in their lower halves and the next four in their upper.
+    """
+    count, width = weight.shape
+    steps, scale, middle = quantise_int4(weight.float(), group)
+    first, second = steps.to(torch.uint8).view(count, width // 8, 2, 4).unbind(2)
+    return (first | second << 4).view(count, width // 2), _pairs(scale, middle)
+
+
+def unpack_fours(fours: Tensor, scales: Tensor, group: int) -> Tensor:
+    """The weights that are computed with, float32 [N, K]."""
+    count = fours.shape[0]
+    steps = torch.stack((fours & 15, fours >> 4), dim=-1).view(count, -1, 4, 2).transpose(2, 3)
+    scale, middle = scales.view(torch.bfloat16).view(count, -1, 2, 1).float().unbind(2)  # [N, G, 1]
+    return ((steps.reshape(count, -1, group).float() - 8) * scale + middle).view(count, -1)
+
+
+def _pairs(scale: Tensor, middle: Tensor) -> Tensor:
+    """[N, G] of each as int32 [N, G]: the scale in the lower half, the middle in the upper, both bfloat16."""
+    return torch.stack((scale, middle), dim=-1).bfloat16().view(torch.int32).squeeze(-1)
+
+
 def pack_words(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Weights [N, K] as words, int32 [N, K / 8], and scales, int32 [N, K / group].
 
@@ -47,8 +71,7 @@ def pack_words(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     words = torch.zeros(count, width // 32, 4, dtype=torch.int32, device=weight.device)
     for i, part in enumerate(steps.view(count, -1, 8, 4).unbind(2)):  # [N, C l, t]
         words |= part << 4 * i
-    halves = torch.stack((scale, middle), dim=-1).bfloat16()  # [N, G, 2]
-    return words.view(count, -1), halves.view(torch.int32).squeeze(-1)
+    return words.view(count, -1), _pairs(scale, middle)
 
 
 def unpack_words(words: Tensor, scales: Tensor, group: int) -> Tensor:

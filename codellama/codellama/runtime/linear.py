@@ -11,11 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from codellama.runtime.cache import pack
-from codellama.runtime.int4 import CHUNK, pack_words, quantise_int4, unpack_words
+from codellama.runtime.int4 import (
+    CHUNK,
+    pack_fours,
+    pack_words,
+    quantise_int4,
+    unpack_fours,
+    unpack_words,
+)
 
 Quantisation = Literal["int8", "int4", "fp8"]
 # How int8 weights are multiplied: with activations in bfloat16, or in two halves of int8.
 Kernel = Literal["bfloat16", "halves"]
+# How int4 weights lie: as torch's kernel for a CPU, our own for a GPU, and the compiled code read them.
+Int4Layout = Literal["torch", "words", "fours"]
 
 # Steps of int8 on either side of zero, and of what is left when the upper eight bits are taken away.
 _STEPS = 127.0
@@ -122,21 +131,23 @@ class Int4Linear(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, group: int = 32, words: bool | None = None
+        self, weight: Tensor, bias: Tensor | None = None, group: int = 32, layout: Int4Layout | None = None
     ) -> None:
         """Quantises `weight` [N, K]; K is a multiple of `group`, and of 256 in `words`.
 
-        `words` are how our own kernels for a GPU keep weights; by default where `weight` lies on one.
+        By default `layout` is what the device's own kernels read.
         """
         super().__init__()
         outputs, inputs = weight.shape
-        self.words = weight.device.type != "cpu" if words is None else words
+        self.layout = layout or ("words" if weight.device.type != "cpu" else "torch")
         assert group in GROUPS
-        assert inputs % (CHUNK if self.words else group) == 0
+        assert inputs % (CHUNK if self.layout == "words" else group) == 0
         self.group = group
         self.out_features, self.in_features = outputs, inputs
-        if self.words:
+        if self.layout == "words":
             packed, scales = pack_words(weight, group)
+        elif self.layout == "fours":
+            packed, scales = pack_fours(weight, group)
         else:
             steps, scale, middle = quantise_int4(weight.float(), group)
             packed = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
@@ -148,17 +159,23 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] to [..., N], in x's dtype."""
         rows = x.reshape(-1, self.in_features).bfloat16()
-        if self.words:
-            out = _in_pieces(rows, self.out_features, self._unpacked)
-        else:
+        if self.layout == "torch":
             out = torch._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales)
+        else:
+            out = _in_pieces(rows, self.out_features, self._unpacked)
         out = out.to(x.dtype)
         if self.bias is not None:
             out = out + self.bias.to(x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
+    def dequantised(self) -> Tensor:
+        """The weights that are computed with, [N, K] float32; of `fours`."""
+        assert self.layout == "fours"
+        return unpack_fours(self.packed, self.scales, self.group)
+
     def _unpacked(self, part: slice) -> Tensor:
-        return unpack_words(self.packed[part], self.scales[part], self.group)
+        unpack = unpack_words if self.layout == "words" else unpack_fours
+        return unpack(self.packed[part], self.scales[part], self.group).bfloat16()
 
 
 class Fp8Linear(nn.Module):
@@ -201,12 +218,20 @@ def _scaled_product(rows: Tensor, weight: Tensor, row_scale: Tensor, scale: Tens
 
 
 def quantised(
-    weight: Tensor, bias: Tensor | None, kind: Quantisation, few: Kernel = "bfloat16", many: Kernel = "halves"
+    weight: Tensor,
+    bias: Tensor | None,
+    kind: Quantisation,
+    few: Kernel = "bfloat16",
+    many: Kernel = "halves",
+    compiled: bool = False,
 ) -> nn.Module:
-    """The layer that computes with `weight` [N, K] in fewer bits; int8 where they have no kernel for it."""
+    """The layer that computes with `weight` [N, K] in fewer bits; int8 where they have no kernel for it.
+
+    `compiled`: the compiled code takes it over.
+    """
     whole = GROUPS[0] if weight.device.type == "cpu" else CHUNK
     if kind == "int4" and weight.shape[0] % 64 == 0 and weight.shape[1] % whole == 0:
-        return Int4Linear(weight, bias)
+        return Int4Linear(weight, bias, layout="fours" if compiled else None)
     if kind == "fp8" and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:
         return Fp8Linear(weight, bias)
     return Int8Linear(weight, bias, few, many)

@@ -27,7 +27,8 @@ from codellama.runtime.weights.checkpoint import open_checkpoint
 from codellama.runtime.weights.loading import Progress, load_transformer
 from codellama.runtime.weights.tensors import Checkpoint
 
-# Whose arithmetic int8 weights are computed with: what was measured to be faster, torch's, or the compiled.
+# Whose arithmetic int8 and int4 weights are computed with: what was measured to be faster, torch's, or the
+# compiled.
 KernelChoice = Literal["auto", "torch", "compiled"]
 
 
@@ -51,8 +52,8 @@ def load_engine(  # noqa: PLR0913 - all by name, and each a setting that users h
     tokens in prompt and answer together, be it more than the model was made for (as Code Llama reads
     100,000); by default its own context, or what memory has room for. `progress`: called with the bytes of
     weights that are loaded, and all there are. `quantize_cache`: int8 or fp8 keys and values, None for the
-    dtype's. `kernels`: for int8 on a CPU. `draft`: a smaller model with the same tokenizer, which guesses
-    ids that this one checks. Raises UnknownModel, CheckpointError or InvalidRequest.
+    dtype's. `kernels`: for int8 and int4 on a CPU. `draft`: a smaller model with the same tokenizer, which
+    guesses ids that this one checks. Raises UnknownModel, CheckpointError or InvalidRequest.
     """
     if max_context is not None and max_context < 2:
         raise InvalidRequest(f"max_context is {max_context}: give at least 2 tokens.")
@@ -120,19 +121,21 @@ def _load_ours(
     """The transformer, or the compiled one where that computes such a model and is to be used."""
     config = checkpoint.config
     on_cpu = device.type == "cpu"
-    compilable = on_cpu and quantize == "int8" and dtype == torch.float32 and packed != "fp8" and fits(config)
+    few_bits = on_cpu and quantize in ("int8", "int4")
+    compilable = few_bits and dtype == torch.float32 and packed != "fp8" and fits(config)
     patience = PATIENCE_S if kernels == "auto" else math.inf
     library = native_library(patience_s=patience) if compilable and kernels != "torch" else None
     if kernels == "compiled" and library is None:
         raise InvalidRequest(
-            "The compiled kernels are for dense models in int8 on a CPU and need a C compiler: leave kernels "
-            "at auto."
+            "The compiled kernels are for dense models in int8 or int4 on a CPU and need a C compiler: leave "
+            "kernels at auto."
         )
     choice = Kernels()
-    if on_cpu and quantize == "int8":
+    if few_bits:
         choice = choose_kernels(2 * config.ffn_dim, config.dim, library, cache_folder())
+    choice = replace(choice, compiled=library is not None and (choice.compiled or kernels == "compiled"))
     model = load_transformer(checkpoint, device, dtype, progress, quantize, choice)
-    if library is not None and (choice.compiled or kernels == "compiled"):
+    if library is not None and choice.compiled:
         return NativeModel(model, library, packed == "int8")
     model.cache_kind = packed
     if device.type != "cuda":

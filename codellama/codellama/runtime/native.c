@@ -1,4 +1,4 @@
-/* One pass of a dense Llama on a CPU: token ids to logits, weights in int8, in one call.
+/* One pass of a dense Llama on a CPU: token ids to logits, weights in int8 or int4, in one call.
  *
  * What it computes is what `layers` and `linear` compute; why it exists is speed: a step of a small model
  * is hundreds of operations of a microsecond each, and a call for each of them costs as much again.
@@ -54,11 +54,15 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
-/* Weights [N, K] as w + 128 in tiles [N / LANES][K / 4][LANES][4]; N is a multiple of 32, padded with zeros. */
+/* Weights [N, K]; N is a multiple of 32, padded with zeros. Of eight bits: w + 128 in tiles
+ * [N / LANES][K / 4][LANES][4], and a scale for each output. Of four, where there are `pairs`: 0 to 15, each byte of
+ * tiles [N / LANES][K / 8][LANES][4] one of the first four inputs in its lower half and of the next four in its
+ * upper, and [N / LANES][K / 32][LANES] pairs of bfloat16: the scale below, above it the middle, which 8 stands for. */
 typedef struct {
     const uint8_t *weight;
-    const float *scale; /* [N] */
-    const float *bias;  /* [N] or null */
+    const int32_t *pairs; /* or null */
+    const float *scale;   /* [N] or null */
+    const float *bias;    /* [N] or null */
     int64_t n, k;
 } linear;
 
@@ -101,7 +105,7 @@ typedef struct {
     float *input;   /* [rows, inputs], what the next product takes, */
     int8_t *bytes;  /* [rows, inputs], in int8, */
     float *step;    /* [rows, groups] */
-    int32_t *sums;  /* [rows, groups], of the bytes, times -SHIFT */
+    int32_t *sums;  /* [rows, groups], of the bytes */
     float **scores; /* for each thread [MOST, positions] */
     int64_t inputs, outputs;
     int32_t arrived, sleeping, turn; /* see `meet`; zeros */
@@ -234,45 +238,56 @@ static void meet(workspace *s, int threads) {
 
 /* ------------------------------------------------------------------------------------ products */
 
-/* Weights are kept as w + 128, since the instructions of AVX-512 VNNI and AVX-VNNI multiply unsigned bytes with
- * signed ones; others take w. SHIFT is what the products of a weight are too large by. */
+/* Weights of eight bits are kept as w + 128, since the instructions of AVX-512 VNNI and AVX-VNNI multiply unsigned
+ * bytes with signed ones; others take w. SHIFT is what the products of a weight are too large by. */
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #define SHIFT 128
 #else
 #define SHIFT 0
 #endif
 
-/* acc + the products of four weights of each lane, plus SHIFT each, with the four signed bytes in `x`. */
-INLINE ivec dot4(ivec acc, const uint8_t *weight, int32_t x) {
+/* acc + the products of each lane's four weights, of `bits` bits, with the four signed bytes in `x`. */
+INLINE ivec dot4(ivec acc, ivec weights, int32_t x, const int bits) {
 #if defined(__AVX512VNNI__)
-    return (ivec)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(weight), _mm512_set1_epi32(x));
+    (void)bits;
+    return (ivec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights, _mm512_set1_epi32(x));
 #elif defined(__AVXVNNI__)
-    const __m256i w = _mm256_loadu_si256((const __m256i *)weight);
-    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)acc, w, _mm256_set1_epi32(x));
-#elif defined(__AVX2__) /* |x| times w with x's sign: two such products, of at most 127 * 127, fit 16 bits */
-    const __m256i four = _mm256_set1_epi32(x), stored = _mm256_loadu_si256((const __m256i *)weight);
-    const __m256i w = _mm256_sign_epi8(_mm256_xor_si256(stored, _mm256_set1_epi8(-128)), four);
-    const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(four), w);
-    return acc + (ivec)_mm256_madd_epi16(twos, _mm256_set1_epi16(1));
+    (void)bits;
+    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)weights, _mm256_set1_epi32(x));
+#elif defined(__AVX2__)
+    const __m256i four = _mm256_set1_epi32(x);
+    __m256i w = (__m256i)weights, size = w, sign = four;
+    if (bits == 8) { /* |x| times w with x's sign: two such products, of at most 127 * 127, fit 16 bits */
+        size = _mm256_abs_epi8(four);
+        sign = _mm256_sign_epi8(_mm256_xor_si256(w, _mm256_set1_epi8(-128)), four);
+    }
+    return acc + (ivec)_mm256_madd_epi16(_mm256_maddubs_epi16(size, sign), _mm256_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
     typedef union { ivec whole; int32x4_t half[2]; } halves;
-    halves sum = {acc};
+    halves sum = {acc}, w = {bits == 8 ? weights ^ (int32_t)0x80808080 : weights};
     const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(x));
-    for (int h = 0; h < 2; h++) {
-        const uint8x16_t w = veorq_u8(vld1q_u8(weight + 16 * h), vdupq_n_u8(128));
-        sum.half[h] = vdotq_s32(sum.half[h], vreinterpretq_s8_u8(w), four);
-    }
+    for (int h = 0; h < 2; h++)
+        sum.half[h] = vdotq_s32(sum.half[h], vreinterpretq_s8_s32(w.half[h]), four);
     return sum.whole;
 #else
     int8_t byte[4];
+    uint8_t w[4 * LANES];
     memcpy(byte, &x, 4);
+    memcpy(w, &weights, sizeof w);
     for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < 4; j++) acc[i] += (weight[4 * i + j] - 128) * byte[j];
+        for (int j = 0; j < 4; j++) acc[i] += (w[4 * i + j] - (bits == 8 ? 128 : 0)) * byte[j];
     return acc;
 #endif
 }
 
-/* `size` values (a constant) as step * bytes, and the bytes' sum times -SHIFT. */
+/* The weights of inputs `i` up to `i` + 4 of a tile's group: LANES times four bytes. */
+INLINE ivec four_inputs(const uint8_t *group, int i, const int bits) {
+    if (bits == 8) return *(const ivec *)(group + LANES * i);
+    ivec both = *(const ivec *)(group + LANES * (i / 8 * 4));
+    return (i % 8 ? both >> 4 : both) & 0x0f0f0f0f;
+}
+
+/* `size` values (a constant) as step * bytes, and the bytes' sum. */
 INLINE void round_group(const float *x, const int size, int8_t *bytes, float *step, int32_t *sum) {
     vec most = splat(0);
     for (int i = 0; i < size; i += LANES) {
@@ -289,7 +304,7 @@ INLINE void round_group(const float *x, const int size, int8_t *bytes, float *st
         all += steps;
         store_bytes(bytes + i, steps);
     }
-    *sum = -SHIFT * sum_of(all);
+    *sum = sum_of(all);
 }
 
 /* Row `r` of the next product's input, x [k]. */
@@ -302,48 +317,61 @@ static void quantise(const workspace *s, int64_t r, const float *x, int64_t k) {
     if (i < k) round_group(x + i, GROUP / 2, bytes + i, step, sum);
 }
 
-/* Adds to 2 * LANES outputs of `rows` rows what `size` inputs give (both constants), which share a step in a row. */
-INLINE void add_group(const uint8_t *first, const uint8_t *second, const int8_t *x, const float *step,
-                      const int32_t *sum, const workspace *s, const int rows, const int size, vec acc[MOST][2]) {
+/* Adds to 2 * LANES outputs of `rows` rows what `size` inputs give (all constants), which share a step in a row. */
+INLINE void add_group(const uint8_t *const weight[2], const int32_t *const pairs[2], const int8_t *x,
+                      const float *step, const int32_t *sum, const workspace *s, const int rows, const int size,
+                      const int bits, vec acc[MOST][2]) {
+    const int64_t next = GROUPS(s->inputs);
     ivec part[MOST][2];
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = (ivec){} + sum[r * GROUPS(s->inputs)];
+    for (int r = 0; r < rows; r++)
+        part[r][0] = part[r][1] = (ivec){} - (bits == 8 ? SHIFT : 8) * sum[r * next];
 #pragma GCC unroll 8
     for (int i = 0; i < size; i += 4) {
+        const ivec first = four_inputs(weight[0], i, bits), second = four_inputs(weight[1], i, bits);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
             int32_t four;
             memcpy(&four, x + r * s->inputs + i, 4);
-            part[r][0] = dot4(part[r][0], first + LANES * i, four);
-            part[r][1] = dot4(part[r][1], second + LANES * i, four);
+            part[r][0] = dot4(part[r][0], first, four, bits);
+            part[r][1] = dot4(part[r][1], second, four, bits);
         }
     }
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; b++) {
+        const ivec pair = bits == 8 ? (ivec){} : *(const ivec *)pairs[b];
+        const vec scale = (vec)(pair << 16), middle = (vec)(pair & (int32_t)0xffff0000);
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
-        const vec scale = splat(step[r * GROUPS(s->inputs)]);
-        acc[r][0] = fused(__builtin_convertvector(part[r][0], vec), scale, acc[r][0]);
-        acc[r][1] = fused(__builtin_convertvector(part[r][1], vec), scale, acc[r][1]);
+        for (int r = 0; r < rows; r++) {
+            vec v = __builtin_convertvector(part[r][b], vec);
+            if (bits == 4) v = fused(v, scale, middle * (float)sum[r * next]);
+            acc[r][b] = fused(v, splat(step[r * next]), acc[r][b]);
+        }
     }
 }
 
-/* 2 * LANES outputs of `rows` rows, a constant: out = or += x @ W.T, out [rows, width]. */
-INLINE void tile(const linear *w, int64_t n, const workspace *s, int64_t row, const int rows, float *out,
-                 int64_t width, int add) {
-    const int64_t k = w->k;
-    const uint8_t *first = w->weight + n * k, *second = first + LANES * k;
+/* 2 * LANES outputs of `rows` rows, with weights of `bits` bits (constants): out = or += x @ W.T, out [rows, width]. */
+INLINE void tile(const linear *w, int64_t n, const workspace *s, int64_t row, const int rows, const int bits,
+                 float *out, int64_t width, int add) {
+    const int64_t k = w->k, bytes = LANES * k * bits / 8; /* of LANES outputs */
+    const uint8_t *weight[2] = {w->weight + n / LANES * bytes, w->weight + (n / LANES + 1) * bytes};
+    const int32_t *pairs[2] = {w->pairs + n * (k / GROUP), w->pairs + (n + LANES) * (k / GROUP)};
     const int8_t *x = s->bytes + row * s->inputs;
     const float *step = s->step + row * GROUPS(s->inputs);
     const int32_t *sum = s->sums + row * GROUPS(s->inputs);
     vec acc[MOST][2];
     for (int r = 0; r < rows; r++) acc[r][0] = acc[r][1] = splat(0);
     int64_t i = 0;
-    for (; i + GROUP <= k; i += GROUP)
-        add_group(first + LANES * i, second + LANES * i, x + i, step++, sum++, s, rows, GROUP, acc);
-    if (i < k) add_group(first + LANES * i, second + LANES * i, x + i, step, sum, s, rows, GROUP / 2, acc);
+    for (; i + GROUP <= k; i += GROUP) {
+        add_group(weight, pairs, x + i, step++, sum++, s, rows, GROUP, bits, acc);
+        for (int b = 0; b < 2; b++) weight[b] += LANES * GROUP * bits / 8, pairs[b] += LANES;
+    }
+    if (i < k) add_group(weight, pairs, x + i, step, sum, s, rows, GROUP / 2, bits, acc);
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < 2; b++) {
             int64_t at = n + b * LANES;
-            vec v = acc[r][b] * load(w->scale + at);
+            vec v = acc[r][b];
+            if (bits == 8) v *= load(w->scale + at);
             if (w->bias) v += load(w->bias + at);
             vec *place = (vec *)(out + (row + r) * width + at);
             if (add) v += *place;
@@ -352,22 +380,28 @@ INLINE void tile(const linear *w, int64_t n, const workspace *s, int64_t row, co
 }
 
 /* A thread's share of x @ W.T for rows `from` up to `to`, x being what was quantised last. */
-static void multiply(const linear *w, const workspace *s, int64_t from, int64_t to, float *out, int64_t width,
-                     int add, int thread, int threads) {
+INLINE void share(const linear *w, const workspace *s, int64_t from, int64_t to, const int bits, float *out,
+                  int64_t width, int add, int thread, int threads) {
     int64_t blocks = w->n / (2 * LANES);
     for (int64_t b = blocks * thread / threads; b < blocks * (thread + 1) / threads; b++) {
         int64_t row = from, n = b * 2 * LANES;
-        for (; row + MOST <= to; row += MOST) tile(w, n, s, row, MOST, out, width, add);
+        for (; row + MOST <= to; row += MOST) tile(w, n, s, row, MOST, bits, out, width, add);
         switch (to - row) {
 #if MOST == 6
-            case 5: tile(w, n, s, row, 5, out, width, add); break;
-            case 4: tile(w, n, s, row, 4, out, width, add); break;
-            case 3: tile(w, n, s, row, 3, out, width, add); break;
+            case 5: tile(w, n, s, row, 5, bits, out, width, add); break;
+            case 4: tile(w, n, s, row, 4, bits, out, width, add); break;
+            case 3: tile(w, n, s, row, 3, bits, out, width, add); break;
 #endif
-            case 2: tile(w, n, s, row, 2, out, width, add); break;
-            case 1: tile(w, n, s, row, 1, out, width, add); break;
+            case 2: tile(w, n, s, row, 2, bits, out, width, add); break;
+            case 1: tile(w, n, s, row, 1, bits, out, width, add); break;
         }
     }
+}
+
+static void multiply(const linear *w, const workspace *s, int64_t from, int64_t to, float *out, int64_t width,
+                     int add, int thread, int threads) {
+    if (w->pairs) share(w, s, from, to, 4, out, width, add, thread, threads);
+    else share(w, s, from, to, 8, out, width, add, thread, threads);
 }
 
 /* ------------------------------------------------------------------------------------ rows */

@@ -1,4 +1,4 @@
-"""A dense Llama in int8 on a CPU, computed by the compiled code of `native.c`, and its cache.
+"""A dense Llama in int8 or int4 on a CPU, computed by the compiled code of `native.c`, and its cache.
 
 It stands where `Transformer` stands (see `generation.LanguageModel`) and is made from one whose layers were
 quantised. A position's numbers do not depend on what is computed beside it, so a cache may be gone on with
@@ -17,7 +17,7 @@ from torch import Tensor
 from codellama.runtime.config import ModelConfig
 from codellama.runtime.errors import InvalidRequest
 from codellama.runtime.footprint import cache_bytes
-from codellama.runtime.linear import Int8Linear
+from codellama.runtime.linear import Int4Linear, Int8Linear
 from codellama.runtime.model import Transformer
 from codellama.runtime.native_layout import (
     OUTPUTS,
@@ -245,10 +245,13 @@ class NativeModel:
         )
 
     def _linear(self, layer: Any) -> LinearStruct:
-        assert isinstance(layer, Int8Linear)
+        assert isinstance(layer, Int8Linear | Int4Linear)
         tensors, linear = packed_linear(layer, self._lanes)
         self._kept += tensors
-        layer.weight = layer.weight.new_empty(0, layer.in_features)  # a slice would keep the memory
+        name = "weight" if isinstance(layer, Int8Linear) else "packed"
+        setattr(
+            layer, name, getattr(layer, name).new_empty(0, layer.in_features)
+        )  # a slice would keep memory
         return linear
 
     def _make_room(self) -> None:
@@ -275,7 +278,7 @@ def _zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
     return torch.from_numpy(np.zeros(shape, dtype))
 
 
-def product(library: ctypes.CDLL, layer: Int8Linear) -> Callable[[Tensor], Tensor]:
+def product(library: ctypes.CDLL, layer: Int8Linear | Int4Linear) -> Callable[[Tensor], Tensor]:
     """One layer's product by the compiled code: x [M, K] to [M, N], M at most 128."""
     kept, linear = packed_linear(layer, lanes_of(library))
     room, workspace = make_workspace(_ROWS, 0, linear.k, 0)

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from codellama.runtime.linear import Int8Linear
+from codellama.runtime.linear import Int4Linear, Int8Linear
 
 # What outputs are padded to: two vectors of 16 lanes.
 OUTPUTS = 32
@@ -18,6 +18,7 @@ class LinearStruct(ctypes.Structure):
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
+        ("pairs", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("n", ctypes.c_int64),
@@ -87,18 +88,28 @@ def lanes_of(library: ctypes.CDLL) -> int:
     return ctypes.c_int64.in_dll(library, "codellama_lanes").value
 
 
-def packed_linear(layer: Int8Linear, lanes: int) -> tuple[list[Tensor], LinearStruct]:
-    """Weights in the tiles that `native.c` reads, and the tensors that hold them."""
-    outputs, inputs = layer.weight.shape
-    more = -outputs % OUTPUTS
+def packed_linear(layer: Int8Linear | Int4Linear, lanes: int) -> tuple[list[Tensor], LinearStruct]:
+    """Weights in the tiles that `native.c` reads, and the tensors that hold them; int4 in `fours` of 32."""
+    more = -layer.out_features % OUTPUTS
     padded = torch.nn.functional.pad
-    weight = padded(layer.weight, (0, 0, 0, more)).view(-1, lanes, inputs // 4, 4)
-    tiles = weight.transpose(1, 2).contiguous().view(torch.uint8).bitwise_xor_(128)
-    scale = padded(layer.scale, (0, more))
-    bias = [] if layer.bias is None else [padded(layer.bias, (0, more))]
-    tensors = [tiles, scale, *bias]
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    return tensors, LinearStruct(*addresses[:2], addresses[2] if bias else None, outputs + more, inputs)
+    if isinstance(layer, Int4Linear):
+        assert (layer.layout, layer.group) == ("fours", _GROUP)
+        weight, rows = layer.packed.view(layer.out_features, -1, 4), layer.scales[..., None]
+        pairs, scale = _tiles(padded(rows, (0, 0, 0, 0, 0, more)), lanes), None
+    else:
+        weight = layer.weight.view(layer.out_features, -1, 4).view(torch.uint8).bitwise_xor(128)
+        pairs, scale = None, padded(layer.scale, (0, more))
+    bias = None if layer.bias is None else padded(layer.bias, (0, more))
+    weight = _tiles(padded(weight, (0, 0, 0, 0, 0, more)), lanes)
+    found = (weight, pairs, scale, bias)
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in found)
+    struct = LinearStruct(*addresses, layer.out_features + more, layer.in_features)
+    return [tensor for tensor in found if tensor is not None], struct
+
+
+def _tiles(rows: Tensor, lanes: int) -> Tensor:
+    """[N, K, B] as [N / lanes, K, lanes, B]."""
+    return rows.view(-1, lanes, *rows.shape[1:]).transpose(1, 2).contiguous()
 
 
 def make_workspace(rows: int, dim: int, inputs: int, outputs: int) -> tuple[list[Tensor], WorkspaceStruct]:

@@ -97,7 +97,9 @@ def _quantise(
                 setattr(parent, part, None)
             # The last layer's errors are seen undamped, and it is few of the weights.
             bits: Quantisation = "int8" if target == "lm_head" else kind
-            setattr(parent, target, quantised(weight, bias, bits, kernels.few, kernels.many))
+            setattr(
+                parent, target, quantised(weight, bias, bits, kernels.few, kernels.many, kernels.compiled)
+            )
 
 
 def outline(checkpoint: Checkpoint) -> tuple[Transformer, dict[str, TensorInfo]]:
