@@ -200,18 +200,20 @@ class NativeModel:
     def _run(
         self, ids: list[int], caches: Sequence[NativeCache], positions: list[int], wanted: int
     ) -> Tensor:
-        if not all(0 <= one < self.config.vocab_size for one in ids):  # compiled code would read beyond
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:  # compiled code would read beyond
             raise InvalidRequest(f"The model has ids from 0 to {self.config.vocab_size - 1}: give no others.")
         count, furthest = len(ids), max(positions) + 1
-        for cache, position in zip(caches, positions, strict=True):
+        last = dict(zip(caches, positions, strict=True))  # a cache's positions ascend
+        for cache, position in last.items():
             cache.reach(position + 1)
         cos, sin = self._rope.rows(0, furthest, self.device)
-        capacity = max(cache.capacity for cache in caches)
+        capacity = max(cache.capacity for cache in last)
         if capacity > self._score_room:
             self._make_room_for_scores(capacity)
         logits = torch.empty(wanted, self._model.head.n)
         numbers = ctypes.c_int64 * count
-        pointers = (ctypes.c_void_p * count)(*(ctypes.addressof(cache.pointer) for cache in caches))
+        addresses = {cache: ctypes.addressof(cache.pointer) for cache in last}
+        pointers = (ctypes.c_void_p * count)(*map(addresses.__getitem__, caches))
         batch = BatchStruct(
             *(count, wanted, numbers(*ids), numbers(*positions), pointers),
             *(cos.data_ptr(), sin.data_ptr()),
