@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import torch
 from benchmarks import report
-from benchmarks.engine_peers import PROMPT, THREADS, against_peers, best
+from benchmarks.engine_peers import PROMPT, THREADS, against_peers, best, in_four_bits
 from benchmarks.report import Figure, at_least, at_most
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,7 +36,9 @@ def main() -> None:
     """Measures and writes `results/engine`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--section", default="speed", choices=("speed", "speculation", "requests", "pocket"))
+    parser.add_argument(
+        "--section", default="speed", choices=("speed", "int4", "speculation", "requests", "pocket")
+    )
     arguments = parser.parse_args()
     rounds, section = arguments.rounds, arguments.section
     torch.set_num_threads(THREADS)
@@ -49,6 +51,10 @@ def main() -> None:
             figures += against_peers(large, rounds)
             figures += infill(large, "40M", rounds, cold_ms=300, warm_ms=120)
             figures += infill(small, "11M", rounds, cold_ms=120, warm_ms=60)
+        if section == "int4":
+            larger = Path(folder) / "250m"
+            write_model(larger, dim=1024, layers=20, vocabulary=8192)
+            figures += in_four_bits(larger, "260M", rounds)
         if section == "speculation":
             figures += speculation(large, rounds)
         if section == "requests":

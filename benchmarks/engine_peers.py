@@ -5,10 +5,12 @@ figures. What runs it, and what else of the engine is measured: `benchmarks.engi
 """
 
 import ctypes
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from benchmarks.report import Figure, at_least
@@ -19,7 +21,8 @@ from codellama.runtime.records import CompletionRequest, Sampling
 from codellama.runtime.weights.convert import convert
 
 THREADS = 2
-PROMPT = 512  # tokens
+PROMPT, STEPS = 512, 48  # tokens
+_NUMBERS = itertools.count()
 _CODE = Path(__file__).read_text(encoding="utf-8")
 
 
@@ -29,50 +32,49 @@ def best(rounds: int, *sides: Callable[[], float]) -> list[float]:
     return [min(column) for column in zip(*times, strict=True)]
 
 
+def _step_seconds(engine: Engine) -> float:
+    """Of a step; not greedy, so that no draft is looked up: every token is a step of its own."""
+    request = CompletionRequest("def f(", STEPS, Sampling(temperature=1.0, seed=0))
+    return engine.run(request).stats.decode_s / STEPS
+
+
+def _position_seconds(engine: Engine, ids: list[int]) -> float:
+    """Of a position of a prompt that no cache has seen."""
+    text = f"# {next(_NUMBERS)}\n" + engine.tokenizer.decode(ids)
+    stats = engine.run(CompletionRequest(text, 1)).stats
+    return stats.prefill_s / stats.prompt_tokens
+
+
 def against_peers(folder: Path, rounds: int) -> list[Figure]:
     """Decode and prefill beside llama.cpp at the same bits, decode beside transformers."""
     engine = load_engine(str(folder), device="cpu", quantize="int8")
     plain = load_engine(str(folder), device="cpu", quantize="int8", kernels="torch")
-    gguf = folder.parent / "model.gguf"
-    convert(folder, gguf, "q8_0")
-    peer = LlamaCpp(gguf)
+    peer = _llama_cpp(folder, "q8_0")
     reference = LlamaForCausalLM.from_pretrained(folder).eval()
     ids = engine.tokenizer.encode(_CODE)[:PROMPT]
-    steps = 48
-
-    def ours(engine: Engine = engine) -> float:
-        # Not greedy, so that no draft is looked up: every token is a step of its own.
-        request = CompletionRequest("def f(", steps, Sampling(temperature=1.0, seed=0))
-        return engine.run(request).stats.decode_s / steps
-
-    def theirs() -> float:
-        return peer.decode(ids[:8], steps) / steps
 
     def transformers() -> float:
         rows = torch.tensor([ids[:8]])
         began = time.perf_counter()
         with torch.inference_mode():
             reference.generate(
-                rows, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, pad_token_id=0
+                rows, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, pad_token_id=0
             )
-        return (time.perf_counter() - began) / steps
-
-    chance = iter(range(10**6))
-
-    def our_prefill(engine: Engine = engine) -> float:
-        first = next(chance)  # a prompt that no cache has seen
-        text = f"# {first}\n" + engine.tokenizer.decode(ids)
-        result = engine.run(CompletionRequest(text, 1))
-        return result.stats.prefill_s / result.stats.prompt_tokens
-
-    def their_prefill() -> float:
-        return peer.prefill(ids) / len(ids)
+        return (time.perf_counter() - began) / STEPS
 
     step, peer_step, reference_step, plain_step = best(
-        rounds, ours, theirs, transformers, lambda: ours(plain)
+        rounds,
+        lambda: _step_seconds(engine),
+        lambda: peer.decode(ids[:8], STEPS) / STEPS,
+        transformers,
+        lambda: _step_seconds(plain),
     )
     block, peer_block, plain_block, product = best(
-        rounds, our_prefill, their_prefill, lambda: our_prefill(plain), _product
+        rounds,
+        lambda: _position_seconds(engine, ids),
+        lambda: peer.prefill(ids) / len(ids),
+        lambda: _position_seconds(plain, ids),
+        _product,
     )
     peer.close()
     weights, read = _weights(engine), _read_seconds(rounds, _weights(engine))
@@ -95,6 +97,39 @@ def against_peers(folder: Path, rounds: int) -> list[Figure]:
         Figure("bfloat16 matrix rate", 1 / product / 1e9, "GFLOP/s", note="torch, 2048 x 2048"),
         Figure("prefill, share of that rate", operations / block * product, "x"),
     ]
+
+
+def in_four_bits(folder: Path, size: str, rounds: int) -> list[Figure]:
+    """int4 beside int8, and beside llama.cpp's Q4_0."""
+    fours, eights, torchs = (
+        load_engine(str(folder), device="cpu", quantize=bits, kernels=kernels)
+        for bits, kernels in (("int4", "auto"), ("int8", "auto"), ("int4", "torch"))
+    )
+    peer = _llama_cpp(folder, "q4_0")
+    ids = fours.tokenizer.encode(_CODE)[:PROMPT]
+    ours = [partial(_step_seconds, engine) for engine in (fours, eights, torchs)]
+    step, eight, torch_step, peer_step = best(rounds, *ours, lambda: peer.decode(ids[:8], STEPS) / STEPS)
+    ours = [partial(_position_seconds, engine, ids) for engine in (fours, eights, torchs)]
+    block, eight_block, torch_block, peer_block = best(rounds, *ours, lambda: peer.prefill(ids) / len(ids))
+    peer.close()
+    return [
+        Figure(f"{size} decode, int4", 1 / step, "tokens/s"),
+        Figure(f"{size} decode, int8", 1 / eight, "tokens/s"),
+        Figure("llama.cpp decode, Q4_0", 1 / peer_step, "tokens/s", note="two threads, as built from source"),
+        Figure("decode, int4 against int8", eight / step, "x"),
+        Figure("decode, int4 against torch's kernel", torch_step / step, "x"),
+        at_least("decode, int4 against llama.cpp", peer_step / step, 1.0),
+        Figure(f"{size} prefill, int4", 1 / block, "tokens/s"),
+        Figure("prefill, int4 against int8", eight_block / block, "x"),
+        Figure("prefill, int4 against torch's kernel", torch_block / block, "x"),
+        at_least("prefill, int4 against llama.cpp", peer_block / block, 1.0),
+    ]
+
+
+def _llama_cpp(folder: Path, kind: Literal["q8_0", "q4_0"]) -> "LlamaCpp":
+    file = folder.parent / f"{kind}.gguf"
+    convert(folder, file, kind)
+    return LlamaCpp(file)
 
 
 def _weights(engine: Engine) -> int:
