@@ -90,13 +90,13 @@ def test_of_beginnings_the_one_that_promises_most() -> None:
     assert pick(offers) == offers[1]
 
 
-def test_a_beginning_must_be_surer_than_a_line() -> None:
-    """By a quarter of what a line needs; what a line needs is not enough for it."""
-    line, beginning = Offer("value", 0.22), Offer("value", 0.22, whole=False)
-    assert pick([line], least=0.2) == line
-    assert pick([beginning], least=0.2) is None
-    surer = replace(beginning, sure=0.26)
-    assert pick([surer], least=0.2) == surer
+def test_a_beginning_needs_less_than_a_line() -> None:
+    """Three quarters of it: it claims less. A line that is sure enough goes before it all the same."""
+    line, beginning = Offer("value + 1", 0.21), Offer("value", 0.16, whole=False)
+    assert pick([beginning, line], least=0.2) == line
+    doubtful = replace(line, sure=0.15)
+    assert pick([beginning, doubtful], least=0.2) == beginning
+    assert pick([replace(beginning, sure=0.14), doubtful], least=0.2) is None
 
 
 def test_of_two_who_say_what_the_model_says_the_surer_counts() -> None:

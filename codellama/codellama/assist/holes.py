@@ -167,7 +167,7 @@ def _filtered(result: Result, hole: Hole) -> str:
 
 
 def _milliseconds(result: Result) -> float:
-    return (result.stats.prefill_s + result.stats.decode_s) * 1000
+    return (result.stats.prefill_s + result.stats.decode_s + result.stats.choice_s) * 1000
 
 
 def _nearly_same(text: str, hole: Hole) -> bool:

@@ -20,7 +20,7 @@ pocket model never saw tells codellama/training/LOG.md."""
 DARK = 0.25
 """A trusted model's mean probability of its tokens under which its answer is a guess in the dark."""
 
-_BEGUN = 1.25  # of that, of a beginning: three in ten of what is shown are to be right to the line's end
+_BEGUN = 0.75  # of that, of a beginning: three in ten of what is shown are to be right to the line's end
 _LEAST = 4  # characters of a beginning
 _WORD_END = re.compile(r"\w\W|\W\w|\W\W")
 

@@ -37,6 +37,16 @@ class Answer:
         self.pieces: deque[Piece] = deque()
 
     @property
+    def text(self) -> str:
+        """What it says so far."""
+        return self._text.text
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended by itself."""
+        return self._reason == "stop"
+
+    @property
     def ids_to_run(self) -> list[int]:
         """The prompt without the tokens that healing takes back."""
         healing = self._prompt.healing

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from codellama.runtime.answer import Answer
 from codellama.runtime.chat import ChatFormat
 from codellama.runtime.errors import ContextTooLong, InvalidRequest
 from codellama.runtime.generation import LanguageModel
+from codellama.runtime.line_choice import Asked, LineChoice, asks_for_line
+from codellama.runtime.line_sampling import LineKinds
 from codellama.runtime.memory import check_room, generation_needs, logits_needs, usable_bytes
 from codellama.runtime.prompt_builder import PromptBuilder
 from codellama.runtime.records import (
@@ -95,6 +98,10 @@ class Engine:
         Someone waits at the cursor for an infill: it overtakes other requests. Raises InvalidRequest,
         InfillUnsupported or ContextTooLong before anything is generated.
         """
+        if self._lines is not None and asks_for_line(request):
+            result = self.run(request, cancelled)
+            yield Piece(result.text, result.ids)
+            return result
         with self._in_flight(request, cancelled) as (job, answer):
             while not job.ended or answer.pieces:
                 if answer.pieces:
@@ -113,6 +120,8 @@ class Engine:
 
         An infill that is not `waited_for`, but fills the cache for the next one, overtakes nobody.
         """
+        if self._lines is not None and asks_for_line(request):
+            return self._line(self._lines, request, cancelled, waited_for)
         with self._in_flight(request, cancelled, waited_for) as (job, answer):
             self._scheduler.advance(job, lambda: True)
         answer.finish()
@@ -188,9 +197,37 @@ class Engine:
             cancelled=cancelled,
             interactive=waited_for and isinstance(request, InfillRequest),
         )
+        with self._running(job):
+            yield job, answer
+
+    def _line(
+        self, lines: LineChoice, request: InfillRequest, cancelled: Callable[[], bool], waited_for: bool
+    ) -> Result:
+        """The best of several lines."""
+        _check(request)
+        return lines.run(Asked(request, self._prompts.build(request), cancelled, waited_for))
+
+    @cached_property
+    def _lines(self) -> LineChoice | None:
+        """For a model so small that a second look is quick, where a prompt is gone on with anywhere."""
+        tokenizer, index = self.tokenizer, self._prompts.index
+        if self.config.family != "pocket" or not tokenizer.infill or self._model.resume_every > 1:
+            return None
+        stops = tokenizer.stop_ids | {tokenizer.infill.eot}
+        kinds = LineKinds(index.pieces, stops, self.config.vocab_size)
+        return LineChoice(tokenizer, index, kinds, self._device, self._finish)
+
+    def _finish(self, job: Job) -> None:
+        """Runs a job to its end."""
+        with self._running(job):
+            self._scheduler.advance(job, lambda: True)
+
+    @contextmanager
+    def _running(self, job: Job) -> Generator[None, None, None]:
+        """The job is in the scheduler while the block lasts; raises what went wrong with it at its end."""
         self._admit(job.positions)
         with self._scheduler.running(job):
-            yield job, answer
+            yield
         if isinstance(job.error, torch.OutOfMemoryError):  # another program took what was free before
             raise ContextTooLong(
                 f"The device ran out of memory for a prompt of {len(job.ids)} tokens: shorten it, "

@@ -99,7 +99,10 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts in tokens, times in seconds; `mean_logprob` is None where no token was generated."""
+    """Counts in tokens, times in seconds; `mean_logprob` is None where no token was generated.
+
+    `choice_s` is what trying other lines and choosing among them took beside the first (`line_choice`).
+    """
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -107,6 +110,7 @@ class Stats:
     decode_s: float = 0.0
     tokens: int = 0
     mean_logprob: float | None = None
+    choice_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,9 @@ class Result:
     """The whole of a generation; `text` ends before any stop token or stop text.
 
     `steps`: after each choice of the model the characters of `text` so far, and its log-probability; that of
-    what ended the text comes last. Empty where a server does not tell. `tokens` are those of the text, where
-    they were asked for.
+    what ended the text comes last, and where a line was chosen from several (`line_choice`) it carries what
+    spoke for it. Empty where a server does not tell. `tokens` are those of the text, where they were asked
+    for.
     """
 
     text: str
