@@ -163,7 +163,7 @@ def test_it_computes_what_torch_does(deep: Path, monkeypatch: pytest.MonkeyPatch
 
 @needs_compiler
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86")
-@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512f -mno-avxvnni"])
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512vnni -mno-avxvnni"])
 def test_processors_with_shorter_vectors(
     deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:

@@ -38,7 +38,7 @@
 
 /* LANES of a vector, as wide as the processor's: outputs and positions are stored in tiles as wide. MOST rows, or
  * queries, share what is loaded: as many as the registers hold sums of. */
-#ifdef __AVX512F__
+#ifdef __AVX512VNNI__
 #define LANES 16
 #define MOST 6
 #else
@@ -116,7 +116,7 @@ typedef struct {
 INLINE vec splat(float x) { return x - (vec){}; }
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE vec widen(const int8_t *p) {
-#ifdef __AVX512F__ /* gcc converts bytes to floats one by one */
+#ifdef __AVX512VNNI__ /* gcc converts bytes to floats one by one */
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 #else
     return __builtin_convertvector(__builtin_convertvector(*(const bytes *)p, ivec), vec);
@@ -126,7 +126,7 @@ INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | 
 
 /* a * b + c, rounded once where the processor can; a machine does always the same. */
 INLINE vec fused(vec a, vec b, vec c) {
-#ifdef __AVX512F__
+#ifdef __AVX512VNNI__
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
     return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -148,7 +148,7 @@ INLINE float total(vec x) {
 }
 
 INLINE float largest(vec x) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
     return _mm512_reduce_max_ps((__m512)x);
 #elif defined(__AVX2__)
     __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
@@ -163,7 +163,7 @@ INLINE float largest(vec x) {
 
 /* The sum of the lanes. */
 INLINE int32_t sum_of(ivec x) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
     return _mm512_reduce_add_epi32((__m512i)x);
 #elif defined(__AVX2__)
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
@@ -178,7 +178,7 @@ INLINE int32_t sum_of(ivec x) {
 
 /* Stores lanes from -128 to 127 as bytes. */
 INLINE void store_bytes(int8_t *p, ivec x) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x));
 #elif defined(__AVX2__)
     __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
