@@ -40,10 +40,9 @@ class LineKinds:
             kinds.append(kind)
         self._kinds = torch.tensor(kinds)
 
-    def merged(self, logprobs: Tensor) -> Tensor:
-        """The probability of each kind [K], from log-probabilities of ids [V]."""
-        kinds = self._kinds.to(logprobs.device)
-        return logprobs.new_zeros(len(self.ids)).index_add_(0, kinds, logprobs.exp())
+    def merged(self, chances: Tensor) -> Tensor:
+        """The probability of each kind [K], from those of ids [V]."""
+        return chances.new_zeros(len(self.ids)).index_add_(0, self._kinds.to(chances.device), chances)
 
 
 class LineSampler(Sampler):
@@ -60,12 +59,13 @@ class LineSampler(Sampler):
         if allowed is not None:
             places = torch.tensor(allowed, device=logits.device)
             logits = torch.full_like(logits, -torch.inf).scatter(0, places, logits[places])
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        chances, kinds = self._line_kinds.merged(logprobs).topk(_NOTED + 1)
+        # Softmax of one row runs on one thread; exp would wait for all, on a busy machine for milliseconds.
+        chances = torch.softmax(logits.float(), dim=-1)
+        most, kinds = self._line_kinds.merged(chances).topk(_NOTED + 1)
         self.likeliest = []
-        for kind, logprob in zip(kinds.tolist(), chances.log().tolist(), strict=True):
+        for kind, logprob in zip(kinds.tolist(), most.log().tolist(), strict=True):
             ids = self._line_kinds.ids[kind]
             if logprob > -torch.inf and ids[0] not in barred:
-                best = ids[int(logprobs[ids].argmax())] if len(ids) > 1 else ids[0]
+                best = ids[int(chances[ids].argmax())] if len(ids) > 1 else ids[0]
                 self.likeliest.append((best, logprob))
         return self.likeliest[0] if self.likeliest else super().choose(logits, allowed, barred)

@@ -24,7 +24,8 @@ class Reading(Sampler):
     ) -> tuple[int, float]:
         """The text's next id."""
         token = self._ids[self._read]
-        return token, float(logits[token].float() - logits.float().logsumexp(0))
+        # As a sampler does: logsumexp would wait for all threads, on a busy machine for milliseconds.
+        return token, float(torch.log_softmax(logits.float(), dim=-1)[token])
 
     def take(self, token: int, logprob: float) -> bool:
         """Counts an id; whether the text goes on."""
