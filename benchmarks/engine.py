@@ -1,7 +1,7 @@
 """The engine on a CPU, beside llama.cpp and transformers in one run: `python -m benchmarks.engine`.
 
-Two Llamas of random weights (40 and 11 million parameters) whose answers never end by themselves. Each
-figure is the best of several rounds, the sides taking turns, since other work on the machine only ever
+Llamas of random weights (40 and 11 million parameters, 260 for int4) whose answers do not end by themselves.
+Each figure is the best of several rounds, the sides taking turns, since other work on the machine only ever
 slows a round down; read the ratios before the absolute numbers. `--section` runs another part than the speed
 and writes `results/engine-SECTION`.
 """

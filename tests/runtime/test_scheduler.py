@@ -185,6 +185,34 @@ def test_infills_decode_in_one_batch_where_that_pays(
     assert (2 in sizes) == batches
 
 
+def test_in_a_batch_prompts_and_steps_take_turns(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt holds an answer that is begun up for a block at a time, not until it is through."""
+    engine = load_engine(str(deep), device="cpu", quantize="int8")
+    monkeypatch.setattr(type(engine._model), "batches", True)
+    requests = InfillRequest("def f(", "\n", (), 60), InfillRequest("x" * 1500, "", (), 2, "prefix")
+    alone = [engine.run(request).ids for request in requests]
+    engine._sessions.make_room(engine._sessions.nbytes)
+    order: list[str] = []
+
+    def watched(name: str) -> Callable[..., None]:
+        plain = getattr(scheduler.Scheduler, name)
+
+        def step(self: scheduler.Scheduler, jobs: object) -> None:
+            order.append(name)
+            plain(self, jobs)
+
+        return step
+
+    for name in ("_prefill", "_decode"):
+        monkeypatch.setattr(scheduler.Scheduler, name, watched(name))
+    answer, prompt = (engine.stream(request) for request in requests)
+    next(answer)
+    order.clear()
+    next(prompt)
+    assert order[:20] == ["_prefill", "_decode"] * 10
+    assert [_rest(answer).ids, _rest(prompt).ids] == alone
+
+
 def test_a_gpu_batches(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands on a GPU decodes several completions in one step."""
     model = load_engine(str(deep), device="cpu", quantize="none")._model

@@ -146,7 +146,7 @@ def _judged(
     """What is shown of a model's answer, or of the guesses, and why; for a thread: it parses."""
     text, changed = _filtered(result, query.path, around, single)
     unknown = names.unknown(query.path, text, *around, index)
-    offers = [_doubted(offer, unknown) for offer in of_model(text, result, trust, query.least)]
+    offers = [_doubted(offer, unknown, around) for offer in of_model(text, result, trust, query.least)]
     offers += [offer for offer in of_guesses(guesses) if not filters.is_trifle(offer.text, *around)]
     chosen = pick(offers, query.least)
     shown = chosen.text if chosen else ""
@@ -172,9 +172,13 @@ def _judged(
     )
 
 
-def _doubted(offer: Offer, unknown: tuple[str, ...]) -> Offer:
-    """Less sure, and standing no more by itself, for each name in it that exists nowhere."""
-    count = len(set(unknown) & set(re.findall(r"\w+", offer.text)))
+def _doubted(offer: Offer, unknown: tuple[str, ...], around: tuple[str, str]) -> Offer:
+    """Less sure, and standing no more by itself, for each name in it, be it in part, that exists nowhere."""
+    line = around[0].rpartition("\n")[2] + offer.text + around[1].partition("\n")[0]
+    start = len(around[0]) - len(around[0].rpartition("\n")[0]) - ("\n" in around[0])
+    end = start + len(offer.text)
+    words = {word[0] for word in re.finditer(r"\w+", line) if word.start() < end and word.end() > start}
+    count = len(set(unknown) & words)
     return replace(offer, sure=offer.sure * names.DOUBT**count, stands=offer.stands and not count)
 
 

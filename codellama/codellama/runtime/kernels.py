@@ -90,7 +90,7 @@ def measure(outputs: int, inputs: int, library: ctypes.CDLL | None) -> dict[str,
     blocks = [torch.randn(rows, inputs, generator=chance) for rows in ROWS]
     sides: dict[str, Callable[[Tensor], Tensor]] = {"bfloat16": layer.in_bfloat16, "halves": layer.in_halves}
     expected = blocks[0] @ layer.dequantised().T
-    if library is not None and _multiplies_fours(library):
+    if library is not None and _multiplies(library):
         sides["compiled"] = product(library, layer)
     sides = {name: side for name, side in sides.items() if _right(side, blocks[0], expected)}
     times: dict[str, list[list[float]]] = {name: [[], []] for name in sides}
@@ -106,12 +106,15 @@ def measure(outputs: int, inputs: int, library: ctypes.CDLL | None) -> dict[str,
     return {name: (min(step), min(block)) for name, (step, block) in times.items()}
 
 
-def _multiplies_fours(library: ctypes.CDLL) -> bool:
-    """Whether the compiled code is right about int4 weights, which torch multiplies more slowly than int8."""
+def _multiplies(library: ctypes.CDLL) -> bool:
+    """Whether the compiled code's products are right: of both kinds, of several rows, with odd ends."""
     chance = torch.Generator().manual_seed(0)
-    layer = Int4Linear(torch.randn(64, 64, generator=chance), layout="fours")
-    rows = torch.randn(9, 64, generator=chance)
-    return _right(product(library, layer), rows, rows @ layer.dequantised().T)
+    weight, rows = torch.randn(64, 96, generator=chance), torch.randn(9, 96, generator=chance)
+    eight, four = Int8Linear(weight[:, :80]), Int4Linear(weight, layout="fours")
+    return all(
+        _right(product(library, layer), x, x @ layer.dequantised().T)
+        for layer, x in ((eight, rows[:, :80].contiguous()), (four, rows))
+    )
 
 
 def _right(side: Callable[[Tensor], Tensor], rows: Tensor, expected: Tensor) -> bool:

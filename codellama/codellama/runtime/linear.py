@@ -124,7 +124,10 @@ def split_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int4Linear(nn.Module):
-    """Weights in four bits, each `group` of them with a scale and a least value; activations in bfloat16."""
+    """Weights in four bits, each `group` of them with a scale and a middle; activations in bfloat16.
+
+    In the layout `fours` only the compiled code of `native` computes with them at speed.
+    """
 
     packed: Tensor
     scales: Tensor

@@ -36,8 +36,8 @@
 #include <sched.h>
 #endif
 
-/* LANES of a vector, as wide as the processor's: outputs and positions are stored in tiles as wide. MOST rows, or
- * queries, share what is loaded: as many as the registers hold sums of. */
+/* LANES of a vector, as wide as the widest that multiplies bytes; outputs and positions are stored in tiles as wide.
+ * MOST rows, or queries, share what is loaded: as many as the registers hold sums of. */
 #ifdef __AVX512VNNI__
 #define LANES 16
 #define MOST 6
@@ -161,6 +161,20 @@ INLINE float largest(vec x) {
 #endif
 }
 
+INLINE int32_t most_of(ivec x) {
+#if defined(__AVX512VNNI__)
+    return _mm512_reduce_max_epi32((__m512i)x);
+#elif defined(__AVX2__)
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+#else
+    int32_t most = x[0];
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
+#endif
+}
+
 /* The sum of the lanes. */
 INLINE int32_t sum_of(ivec x) {
 #if defined(__AVX512VNNI__)
@@ -246,6 +260,18 @@ static void meet(workspace *s, int threads) {
 #define SHIFT 0
 #endif
 
+#if !defined(__AVX2__) && !defined(__ARM_FEATURE_DOTPROD)
+/* What `dot4` does; a call, since a copy of it for each place would take a compiler most of a minute. */
+static __attribute__((noinline)) void plain_dot4(ivec *acc, const ivec *weights, int32_t x, int32_t less) {
+    int8_t byte[4];
+    uint8_t w[4 * LANES];
+    memcpy(byte, &x, 4);
+    memcpy(w, weights, sizeof w);
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < 4; j++) (*acc)[i] += (w[4 * i + j] - less) * byte[j];
+}
+#endif
+
 /* acc + the products of each lane's four weights, of `bits` bits, with the four signed bytes in `x`. */
 INLINE ivec dot4(ivec acc, ivec weights, int32_t x, const int bits) {
 #if defined(__AVX512VNNI__)
@@ -270,12 +296,7 @@ INLINE ivec dot4(ivec acc, ivec weights, int32_t x, const int bits) {
         sum.half[h] = vdotq_s32(sum.half[h], vreinterpretq_s8_s32(w.half[h]), four);
     return sum.whole;
 #else
-    int8_t byte[4];
-    uint8_t w[4 * LANES];
-    memcpy(byte, &x, 4);
-    memcpy(w, &weights, sizeof w);
-    for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < 4; j++) acc[i] += (w[4 * i + j] - (bits == 8 ? 128 : 0)) * byte[j];
+    plain_dot4(&acc, &weights, x, bits == 8 ? 128 : 0);
     return acc;
 #endif
 }
@@ -289,14 +310,17 @@ INLINE ivec four_inputs(const uint8_t *group, int i, const int bits) {
 
 /* `size` values (a constant) as step * bytes, and the bytes' sum. */
 INLINE void round_group(const float *x, const int size, int8_t *bytes, float *step, int32_t *sum) {
-    vec most = splat(0);
+    /* Floats without a sign are in the order of their bits, NaN above all: what is no number stays none. */
+    ivec most = {};
     for (int i = 0; i < size; i += LANES) {
-        vec v = load(x + i);
-        v = pick(v < 0.0f, -v, v);
-        most = pick(v > most, v, most);
+        ivec size_of = (ivec)load(x + i) & 0x7fffffff, more = size_of > most;
+        most = (more & size_of) | (~more & most);
     }
-    float peak = largest(most) / 127.0f;
-    *step = peak > 1.17549435e-38f ? peak : 1.17549435e-38f;
+    int32_t bits = most_of(most);
+    float peak;
+    memcpy(&peak, &bits, sizeof peak);
+    peak /= 127.0f;
+    *step = peak < 1.17549435e-38f ? 1.17549435e-38f : peak;
     const vec magic = splat(12582912.0f), inverse = splat(1.0f / *step);
     ivec all = {};
     for (int i = 0; i < size; i += LANES) {
@@ -355,7 +379,9 @@ INLINE void tile(const linear *w, int64_t n, const workspace *s, int64_t row, co
                  float *out, int64_t width, int add) {
     const int64_t k = w->k, bytes = LANES * k * bits / 8; /* of LANES outputs */
     const uint8_t *weight[2] = {w->weight + n / LANES * bytes, w->weight + (n / LANES + 1) * bytes};
-    const int32_t *pairs[2] = {w->pairs + n * (k / GROUP), w->pairs + (n + LANES) * (k / GROUP)};
+    const int32_t *pairs[2] = {0, 0};
+    if (bits == 4)
+        for (int b = 0; b < 2; b++) pairs[b] = w->pairs + (n + b * LANES) * (k / GROUP);
     const int8_t *x = s->bytes + row * s->inputs;
     const float *step = s->step + row * GROUPS(s->inputs);
     const int32_t *sum = s->sums + row * GROUPS(s->inputs);
@@ -364,7 +390,10 @@ INLINE void tile(const linear *w, int64_t n, const workspace *s, int64_t row, co
     int64_t i = 0;
     for (; i + GROUP <= k; i += GROUP) {
         add_group(weight, pairs, x + i, step++, sum++, s, rows, GROUP, bits, acc);
-        for (int b = 0; b < 2; b++) weight[b] += LANES * GROUP * bits / 8, pairs[b] += LANES;
+        for (int b = 0; b < 2; b++) {
+            weight[b] += LANES * GROUP * bits / 8;
+            if (bits == 4) pairs[b] += LANES;
+        }
     }
     if (i < k) add_group(weight, pairs, x + i, step, sum, s, rows, GROUP / 2, bits, acc);
     for (int r = 0; r < rows; r++)
@@ -386,15 +415,11 @@ INLINE void share(const linear *w, const workspace *s, int64_t from, int64_t to,
     for (int64_t b = blocks * thread / threads; b < blocks * (thread + 1) / threads; b++) {
         int64_t row = from, n = b * 2 * LANES;
         for (; row + MOST <= to; row += MOST) tile(w, n, s, row, MOST, bits, out, width, add);
-        switch (to - row) {
-#if MOST == 6
-            case 5: tile(w, n, s, row, 5, bits, out, width, add); break;
-            case 4: tile(w, n, s, row, 4, bits, out, width, add); break;
-            case 3: tile(w, n, s, row, 3, bits, out, width, add); break;
+#if MOST > 4
+        for (; row + 4 <= to; row += 4) tile(w, n, s, row, 4, bits, out, width, add);
 #endif
-            case 2: tile(w, n, s, row, 2, bits, out, width, add); break;
-            case 1: tile(w, n, s, row, 1, bits, out, width, add); break;
-        }
+        for (; row + 2 <= to; row += 2) tile(w, n, s, row, 2, bits, out, width, add);
+        for (; row < to; row++) tile(w, n, s, row, 1, bits, out, width, add);
     }
 }
 

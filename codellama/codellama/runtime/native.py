@@ -250,10 +250,8 @@ class NativeModel:
         assert isinstance(layer, Int8Linear | Int4Linear)
         tensors, linear = packed_linear(layer, self._lanes)
         self._kept += tensors
-        name = "weight" if isinstance(layer, Int8Linear) else "packed"
-        setattr(
-            layer, name, getattr(layer, name).new_empty(0, layer.in_features)
-        )  # a slice would keep memory
+        for name in ("weight",) if isinstance(layer, Int8Linear) else ("packed", "scales"):
+            setattr(layer, name, getattr(layer, name).new_empty(0, 0))  # a slice would keep the memory
         return linear
 
     def _make_room(self) -> None:

@@ -1,8 +1,9 @@
 """Compiles `native.c` once for a machine, where it has a C compiler, and loads what came of it.
 
 The library lies in the user's cache folder, named after all that it depends on: source, compiler, processor,
-torch. Nobody waits for the compiler longer than two seconds: what takes longer is there at the next start.
-What is loaded runs as the user, so nothing is loaded that another user could have put there.
+torch. Once a machine somebody waits for the compiler, two seconds as a rule and ten at most, since a server
+that goes on without is several times slower until its next start. What is loaded runs as the user, so nothing
+is loaded that another user could have put there.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("native.c")
-PATIENCE_S = 2.0
+PATIENCE_S = 10.0
 # How long a failed build is not repeated: a full disk or a lack of memory passes.
 REFUSAL_S = 24 * 3600.0
 # What a compiler may take to tell its version.

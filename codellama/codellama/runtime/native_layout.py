@@ -84,7 +84,7 @@ class WorkspaceStruct(ctypes.Structure):
 
 
 def lanes_of(library: ctypes.CDLL) -> int:
-    """How wide the compiled code's vectors are: an AVX-512's 16 lanes, or 8."""
+    """How wide the compiled code's vectors are: 16 lanes with AVX-512 VNNI, else 8."""
     return ctypes.c_int64.in_dll(library, "codellama_lanes").value
 
 
@@ -94,21 +94,23 @@ def packed_linear(layer: Int8Linear | Int4Linear, lanes: int) -> tuple[list[Tens
     padded = torch.nn.functional.pad
     if isinstance(layer, Int4Linear):
         assert (layer.layout, layer.group) == ("fours", _GROUP)
-        weight, rows = layer.packed.view(layer.out_features, -1, 4), layer.scales[..., None]
-        pairs, scale = _tiles(padded(rows, (0, 0, 0, 0, 0, more)), lanes), None
+        weight = _tiles(layer.packed.view(layer.out_features, -1, 4), more, lanes)
+        pairs, scale = _tiles(layer.scales[..., None], more, lanes), None
     else:
-        weight = layer.weight.view(layer.out_features, -1, 4).view(torch.uint8).bitwise_xor(128)
+        weight = _tiles(layer.weight.view(layer.out_features, -1, 4), more, lanes)
+        weight = weight.view(torch.uint8).bitwise_xor_(128)
         pairs, scale = None, padded(layer.scale, (0, more))
     bias = None if layer.bias is None else padded(layer.bias, (0, more))
-    weight = _tiles(padded(weight, (0, 0, 0, 0, 0, more)), lanes)
     found = (weight, pairs, scale, bias)
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in found)
     struct = LinearStruct(*addresses, layer.out_features + more, layer.in_features)
     return [tensor for tensor in found if tensor is not None], struct
 
 
-def _tiles(rows: Tensor, lanes: int) -> Tensor:
-    """[N, K, B] as [N / lanes, K, lanes, B]."""
+def _tiles(rows: Tensor, more: int, lanes: int) -> Tensor:
+    """[N, K, B] with so many more rows of zeros, as [N / lanes, K, lanes, B]."""
+    if more:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, 0, 0, more))
     return rows.view(-1, lanes, *rows.shape[1:]).transpose(1, 2).contiguous()
 
 

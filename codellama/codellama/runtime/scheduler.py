@@ -3,8 +3,9 @@
 There is no thread of its own: whoever waits for a result drives the model, a step at a time, and a step
 serves whoever is due. Completions that someone waits for at the cursor go before long answers at every
 border of a prefill block or a decode step. Where steps together are faster than one by one (on a GPU),
-completions decode in one batch; elsewhere they run one after another, each to its end, since all that taking
-turns would bring is that the first waits as long as the last.
+completions decode in one batch, between whose steps others' prompts run a block each; elsewhere they run one
+after another, each to its end, since all that taking turns would bring is that the first waits as long as the
+last.
 """
 
 import threading
@@ -82,6 +83,7 @@ class Scheduler:
         self._pause = threading.Condition(self._lock)  # for threads that wait for one between two steps
         self._driven = False
         self._stopping = 0  # how many of those there are
+        self._was_prefill = False  # what the last step was
 
     @property
     def jobs(self) -> int:
@@ -177,13 +179,11 @@ class Scheduler:
                 job.was_cancelled = True
                 self._end(job)
         jobs = [job for job in jobs if not job.ended]
-        due = [job for job in jobs if job.interactive]
-        due = (due if self._model.batches else due[:1]) or jobs
-        waiting = next((job for job in due if job.logits is None), None)
+        due = self._due(jobs)
+        self._was_prefill = bool(due) and due[0].logits is None
         try:
-            if waiting is not None:
-                due = [waiting]
-                self._prefill(waiting)
+            if self._was_prefill:
+                self._prefill(due[0])
             elif due:
                 self._decode(due)
         except Exception as error:  # noqa: BLE001 - it goes to those who wait for these jobs
@@ -191,6 +191,18 @@ class Scheduler:
                 if not job.ended:  # its answer may have been whole before the others' step
                     job.error = error
                     self._end(job)
+
+    def _due(self, jobs: list[Job]) -> list[Job]:
+        """The one whose prompt has a block to run, or all whose next step is taken together.
+
+        Blocks and steps take turns where there are both: a long prompt holds nobody up for long, and steps
+        do not keep a prompt waiting until the others' answers are whole.
+        """
+        first = [job for job in jobs if job.interactive]
+        first = (first if self._model.batches else first[:1]) or jobs
+        reading = [job for job in first if job.logits is None]
+        writing = [job for job in first if job.logits is not None]
+        return writing if writing and (self._was_prefill or not reading) else reading[:1]
 
     def _prefill(self, job: Job) -> None:
         """The next block of the prompt; reuses what a session has of it."""

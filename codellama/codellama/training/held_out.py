@@ -1,7 +1,7 @@
 """Loss on held-out code: `python -m codellama.training.held_out --model DIR --corpus runs/corpus.jsonl.xz`.
 
 Joins the files of each held-out package to one long text and tells the loss by position, up to far beyond
-the rows of training, and the same with the weights in int8: what quantised weights cost. Prints one JSON
+the rows of training, and the same in int8, by the code that serves it: what that costs. Prints one JSON
 document, in nats a token and bits a byte.
 """
 
@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codellama.runtime.generation import LanguageModel
 from codellama.runtime.linear import Quantisation
+from codellama.runtime.load import load_engine
 from codellama.runtime.locate import locate
-from codellama.runtime.model import Transformer
 from codellama.runtime.tokenizer import Tokenizer
 from codellama.runtime.tokenizer_files import load_tokenizer
-from codellama.runtime.weights.checkpoint import open_checkpoint
-from codellama.runtime.weights.loading import load_transformer
 from codellama.training import corpus
 
 BOUNDS = (0, 512, 1_024, 2_048, 4_096, 8_192, 16_384)
@@ -46,7 +45,7 @@ def sequences(files: Iterable[corpus.SourceFile], tokenizer: Tokenizer, length: 
 
 
 @torch.inference_mode()
-def losses(model: Transformer, ids: Sequence[int]) -> Tensor:
+def losses(model: LanguageModel, ids: Sequence[int]) -> Tensor:
     """The loss of being told each id but the first, [T - 1] float32, in nats."""
     cache = model.new_cache(len(ids))
     told = []
@@ -82,7 +81,7 @@ def main() -> None:
     report: dict[str, object] = {"texts": len(texts), "tokens": len(texts) * arguments.length}
     kinds: tuple[Quantisation | None, ...] = (None, "int8")
     for kind in kinds:
-        model = load_transformer(open_checkpoint(path), torch.device("cpu"), torch.float32, quantize=kind)
+        model = load_engine(str(path), device="cpu", quantize=kind).model
         found = torch.stack([losses(model, ids) for ids in texts])
         report[kind or "as stored"] = {
             "nats_a_token": round(found.mean().item(), 4),
