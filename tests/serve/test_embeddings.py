@@ -94,7 +94,8 @@ def test_ask_finds_by_meaning(served: Any, mini_lm: str, tmp_path: Path, home: P
     run(mini_lm, "index", "build")
     done = run(mini_lm, *question)
     retrieved = json.loads(done.stdout)["retrieved"]
-    assert (retrieved[0]["path"], retrieved[0]["why"]) == ("net.py", "meaning")
+    assert retrieved[0]["path"] == "net.py"
+    assert "meaning" in retrieved[0]["why"].split(", ")
     assert "vectors" not in done.stderr
     gone = run("nobody/no-such-model", *question)
     assert "embeddings are left out" in gone.stderr
