@@ -7,7 +7,7 @@ word of a question was said for a word of the code's name, scope, path or body, 
     p(word) = unsaid * p0(word) + sum over fields of share * (mean over the field's words t of p(word | t)).
 
 `wording.txt` holds the shares of the fields, and for each word p0 in millionths and the words t with
-p(word | t) in thousandths. It was fitted to 100,000 functions of permissively licensed Python packages by
+p(word | t) in thousandths. It was fitted to 98,148 functions of permissively licensed Python packages by
 `benchmarks/wording.py`, none of them of a repository that retrieval is measured on.
 """
 

@@ -162,6 +162,17 @@ def test_unknown_names_demote(index: Index) -> None:
     assert (done.text, done.unknown) == ("", ("retry_dalay",))
 
 
+def test_a_name_that_was_begun_demotes(index: Index) -> None:
+    """What the answer makes of a name's beginning exists nowhere, though the answer alone is no name."""
+    query = replace(QUERY, text="value = fet\n", offset=11)
+    client = StandIn("ch(zz)")
+    client.mean_logprob = -1.2
+    assert run(client, index, query).text == "ch(zz)"
+    client.text = "hc(zz)"
+    done = run(client, index, query)
+    assert (done.text, done.unknown) == ("", ("fethc",))
+
+
 def test_an_unknown_name_is_no_part_of_another(index: Index) -> None:
     """It demotes what holds it as a word: not the beginning before it, whose word only ends alike."""
     client = StandIn("prefetch_it + n.fetch_it(1)")

@@ -218,19 +218,25 @@ def test_what_is_no_number_stays_none() -> None:
         assert torch.equal(found[[0, 3]], sound[[0, 3]])
 
 
+def _write_shape(folder: Path, **shape: int | bool) -> None:
+    """A checkpoint of two layers of another shape, with biases where it has any."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_llama(folder)
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=270, num_hidden_layers=2, initializer_range=0.2, **shape)  # type: ignore[arg-type]
+    )
+    for layer in model.model.layers:
+        if layer.self_attn.q_proj.bias is not None:
+            layer.self_attn.q_proj.bias.data.normal_()
+    model.save_pretrained(folder)
+
+
 @needs_compiler
 def test_layers_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a layer's shape has no groups of four bits it has eight, and stands beside the others."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    write_llama(tmp_path)
-    config = LlamaConfig(
-        **{"vocab_size": 270, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2},
-        initializer_range=0.2,
-    )
-    torch.manual_seed(1)
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    _write_shape(tmp_path, hidden_size=64, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2)
     ids = _ids(100, seed=2)
     expected = _expected(tmp_path, ids, monkeypatch, "int4")
     assert (_compiled(tmp_path, "int4").logits(ids) - expected).norm() < _NEAR["int4"] * expected.norm()
@@ -239,19 +245,11 @@ def test_layers_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @needs_compiler
 def test_shapes_that_fill_no_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads of 48, a vocabulary and a width that tiles do not divide, biases, one key head for three."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    write_llama(tmp_path)
-    config = LlamaConfig(
-        **{"vocab_size": 270, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 2},
-        **{"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 48, "attention_bias": True},
-        initializer_range=0.2,
+    _write_shape(
+        tmp_path,
+        **{"hidden_size": 96, "intermediate_size": 112, "head_dim": 48, "attention_bias": True},
+        **{"num_attention_heads": 3, "num_key_value_heads": 1},
     )
-    torch.manual_seed(1)
-    model = LlamaForCausalLM(config)
-    for layer in model.model.layers:
-        layer.self_attn.q_proj.bias.data.normal_()
-    model.save_pretrained(tmp_path)
     ids = _ids(150, seed=2)
     expected = _expected(tmp_path, ids, monkeypatch)
     assert (_compiled(tmp_path).logits(ids) - expected).norm() < 1e-3 * expected.norm()

@@ -174,10 +174,10 @@ def _judged(
 
 def _doubted(offer: Offer, unknown: tuple[str, ...], around: tuple[str, str]) -> Offer:
     """Less sure, and standing no more by itself, for each name in it, be it in part, that exists nowhere."""
-    line = around[0].rpartition("\n")[2] + offer.text + around[1].partition("\n")[0]
-    start = len(around[0]) - len(around[0].rpartition("\n")[0]) - ("\n" in around[0])
-    end = start + len(offer.text)
-    words = {word[0] for word in re.finditer(r"\w+", line) if word.start() < end and word.end() > start}
+    before, after = around[0].rpartition("\n")[2], around[1].partition("\n")[0]
+    start, end = len(before), len(before) + len(offer.text)
+    found = re.finditer(r"\w+", before + offer.text + after)
+    words = {word[0] for word in found if word.start() < end and word.end() > start}
     count = len(set(unknown) & words)
     return replace(offer, sure=offer.sure * names.DOUBT**count, stands=offer.stands and not count)
 

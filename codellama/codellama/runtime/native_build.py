@@ -2,8 +2,8 @@
 
 The library lies in the user's cache folder, named after all that it depends on: source, compiler, processor,
 torch. Once a machine somebody waits for the compiler, two seconds as a rule and ten at most, since a server
-that goes on without is several times slower until its next start. What is loaded runs as the user, so nothing
-is loaded that another user could have put there.
+that goes on without is half as fast until its next start, and chooses among no lines. What is loaded runs as
+the user, so nothing is loaded that another user could have put there.
 """
 
 import contextlib
